@@ -1,0 +1,149 @@
+"""The engine: token ids in, streams of text out, many at once. Knows nothing of thoughts or turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from r1local.engine.stream import Outcome, Piece, Request, Stream, merge
+from r1local.errors import ContextFull
+from r1local.gguf_header import GgufHeader, read_header
+from r1local.template import ChatTemplate, Segment
+
+if TYPE_CHECKING:
+    from r1local.engine.llama import Model
+    from r1local.engine.scheduler import Scheduler
+
+__all__ = [
+    "Engine",
+    "EngineOptions",
+    "Outcome",
+    "Piece",
+    "Request",
+    "Stream",
+    "merge",
+    "open_engine",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to load a model. None leaves the choice to this machine."""
+
+    n_ctx: int | None = None
+    """Tokens of context, shared by all sequences."""
+    n_seq_max: int = 1
+    """Replies that may be under way at once."""
+    n_threads: int | None = None
+    n_gpu_layers: int = -1
+    """Layers on the GPU, where the build has one; -1 is all."""
+    n_batch: int = 512
+    """Most tokens in one decode call."""
+
+
+class Engine(Protocol):
+    """What views and conversations need. `open_engine` gives the real one, `scripted` a double."""
+
+    @property
+    def n_ctx(self) -> int: ...
+
+    @property
+    def template(self) -> ChatTemplate: ...
+
+    def encode(self, segments: Sequence[Segment]) -> list[int]:
+        """Token ids of a prompt. Raises ContextFull when it is too long to be looked at."""
+        ...
+
+    def submit(self, request: Request) -> Stream: ...
+
+    def close(self) -> None: ...
+
+
+class LlamaEngine:
+    """A model file, loaded."""
+
+    def __init__(self, header: GgufHeader, model: Model, scheduler: Scheduler, template: ChatTemplate) -> None:
+        self.header = header
+        self.template = template
+        self.n_ctx = scheduler.n_ctx
+        self._model = model
+        self._scheduler = scheduler
+
+    def encode(self, segments: Sequence[Segment]) -> list[int]:
+        from r1local.engine.llama import prompt_byte_limit
+
+        size = sum(len(segment.text) for segment in segments)
+        if size > prompt_byte_limit(self.n_ctx):
+            raise ContextFull(
+                f"The prompt has {size:,} characters, too many for a context of {self.n_ctx:,} tokens.",
+                "Shorten it, start anew with /clear, or choose a larger context with --ctx.",
+            )
+        return self._model.encode(segments)
+
+    def submit(self, request: Request) -> Stream:
+        return self._scheduler.submit(request)
+
+    def close(self) -> None:
+        self._scheduler.close()
+        self.template.close()
+
+    def __enter__(self) -> LlamaEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_engine(
+    path: Path,
+    options: EngineOptions | None = None,
+    *,
+    thinks: bool | None = None,
+    on_notice: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[float], bool] | None = None,
+) -> LlamaEngine:
+    """Load the GGUF file `path`, tried in a child process first where it is new here.
+
+    `thinks` says that it is a reasoning model; None asks its template. `on_notice` gets sentences for the
+    user, `on_progress` the share loaded, and returns False to give up. Raises R1Error.
+    """
+    from r1local import hardware, plan
+
+    options = options or EngineOptions()
+    header = read_header(path)
+    machine = hardware.detect()
+    threads = options.n_threads or machine.usable_cores
+    n_ctx = options.n_ctx or plan.default_context(header, machine)
+    # Its process starts while the model loads.
+    template = ChatTemplate(header.chat_template, thinks=thinks)
+    try:
+        from r1local.engine import llama, selftest
+        from r1local.engine.scheduler import Scheduler
+
+        llama.library()
+        verdict = selftest.check(
+            header, n_threads=threads, n_gpu_layers=options.n_gpu_layers, on_notice=on_notice
+        )
+        model = llama.Model(
+            path, verdict.features, n_gpu_layers=options.n_gpu_layers, on_progress=on_progress
+        )
+        try:
+            template.set_tokens(bos=model.bos_text, eos=model.eos_text)
+            context = llama.Context(
+                model,
+                verdict.features,
+                n_ctx=n_ctx,
+                n_batch=options.n_batch,
+                n_seq_max=options.n_seq_max,
+                n_threads=threads,
+            )
+            scheduler = Scheduler(model, context, n_batch=options.n_batch, n_seq_max=options.n_seq_max)
+        except BaseException:
+            model.close()
+            raise
+    except BaseException:
+        template.close()
+        raise
+    return LlamaEngine(header, model, scheduler, template)

@@ -1,0 +1,291 @@
+"""Tries a model file with the installed build on this machine, once, in a process that may die of it.
+
+A crash in the C library cannot be caught. It happens with healthy builds (AMX kernels compiled by GCC 12),
+and with files made to do harm. So before a file is opened here for the first time, a child process loads it,
+decodes a batch of tokens and then the same tokens one by one, and compares. Where the child dies, features
+are taken away until it lives; what works is remembered for this build, processor and quantization, so that
+the next file of the kind starts from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from r1local import errors, paths
+from r1local.engine.llama import Features, library_folder, library_version
+from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
+from r1local.gguf_header import GgufHeader
+from r1local.hardware import processor_name
+
+# The least a child gets; a large file gets the time to be read from a slow disk as well.
+PATIENCE_SECONDS = 120.0
+_SLOW_DISK_BYTES_PER_SECOND = 40e6
+_BATCH = 48
+_COMPARED = 4
+# Different kernels round differently; a wrong one is far off.
+_LEAST_COSINE = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the self-test found for one build, processor and quantization."""
+
+    features: Features
+    crashed: tuple[str, ...]
+    """What was tried before and how it ended, in order; empty when all went well at once."""
+    tried_at: str = ""
+
+    @property
+    def summary(self) -> str:
+        off = [name for name, on in asdict(self.features).items() if not on]
+        return "all features work" if not off else f"works without {', '.join(off).replace('_', ' ')}"
+
+
+def ladder() -> list[tuple[str, Features]]:
+    """What is tried, in order: each step takes one thing away."""
+    full = Features()
+    no_amx = replace(full, amx=False)
+    no_extra = replace(no_amx, extra_buffers=False)
+    no_flash = replace(no_extra, flash_attention=False)
+    return [
+        ("all features", full),
+        ("no AMX", no_amx),
+        ("no AMX, no repacked weights", no_extra),
+        ("no AMX, no repacked weights, no flash attention", no_flash),
+        ("no AMX, no repacked weights, no flash attention, no memory map", replace(no_flash, mmap=False)),
+    ]
+
+
+def check(
+    header: GgufHeader,
+    *,
+    n_threads: int,
+    n_gpu_layers: int = -1,
+    on_notice: Callable[[str], None] = lambda _: None,
+    patience: float | None = None,
+) -> Verdict:
+    """The features to run this file with: remembered, or tried now.
+
+    `on_notice` is told when something is being tried, as that takes a while. `patience` is the most seconds a
+    child gets. Raises SelfTestFailed, OutOfMemory, or the ModelFileError the file deserves.
+    """
+    memory = _Memory.load()
+    kind = _kind(header)
+    file_key = _file_identity(header.path)
+    known = memory.verdict(kind)
+    if known is not None and memory.data["files"].get(file_key) == kind:
+        return known
+    on_notice(f"Trying {header.path.name} on this machine, once.")
+    limit = patience or PATIENCE_SECONDS + header.file_size / _SLOW_DISK_BYTES_PER_SECOND
+    crashed = list(known.crashed) if known else []
+    steps = ladder()
+    start = 0
+    if known is not None:
+        start = next((i for i, (_, features) in enumerate(steps) if features == known.features), 0)
+    elif memory.amx_crashed(_machine()):
+        start = 1
+    for name, features in steps[start:]:
+        problem = _try(header.path, features, n_threads, n_gpu_layers, limit)
+        if problem is None:
+            verdict = Verdict(features, tuple(crashed), time.strftime("%Y-%m-%dT%H:%M:%S"))
+            memory.remember(kind, file_key, verdict)
+            return verdict
+        crashed.append(f"{name}: {problem}")
+        on_notice(f"With {name} the C library {problem}; trying with less.")
+    attempts = "; ".join(crashed)
+    if known is not None:
+        raise ModelFileError(
+            f"{header.path.name} makes the C library crash, which runs other files of its kind ({attempts}).",
+            "Delete it and get the model from a source you trust.",
+        )
+    raise SelfTestFailed(
+        f"The installed llama-cpp-python {library_version()} cannot run {header.path.name} here ({attempts}).",
+        "Run `r1local doctor`; rebuild with: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall "
+        f"--no-cache-dir llama-cpp-python=={library_version()}",
+    )
+
+
+def verdicts() -> dict[str, Verdict]:
+    """What is remembered of the installed build on this processor, by quantization."""
+    memory = _Memory.load()
+    prefix = _machine() + "|"
+    return {
+        kind.removeprefix(prefix): verdict
+        for kind in memory.data["kinds"]
+        if kind.startswith(prefix) and (verdict := memory.verdict(kind))
+    }
+
+
+def _try(path: Path, features: Features, n_threads: int, n_gpu_layers: int, limit: float) -> str | None:
+    """Run the child. None when all is well, or how it ended. Raises the error that the child reports."""
+    request = json.dumps(
+        {"path": str(path), "features": asdict(features), "n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
+    )
+    environment = dict(os.environ)
+    package_home = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (package_home, environment.get("PYTHONPATH", "")))
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from r1local.engine.selftest import child; child()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        output, _ = child.communicate(request.encode(), timeout=limit)
+    except subprocess.TimeoutExpired:
+        return f"did not answer within {limit:.0f} s"
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                stream.close()
+    try:
+        report = json.loads(output.splitlines()[-1])
+    except (IndexError, ValueError):
+        return _ending(path, child.returncode)
+    if "error" in report:
+        kind = getattr(errors, str(report["error"]), R1Error)
+        raise kind(report["message"], report["hint"])
+    problem = report.get("problem")
+    return str(problem) if problem else None
+
+
+def _ending(path: Path, code: int) -> str:
+    if code == -getattr(signal, "SIGKILL", 9):
+        raise OutOfMemory(
+            f"The trial of {path.name} was killed by the system, most likely for want of memory.",
+            "Choose a smaller model or quantization, or close other programs, and try again.",
+        )
+    if code < 0:
+        try:
+            return f"crashed ({signal.Signals(-code).name})"
+        except ValueError:
+            return f"crashed (signal {-code})"
+    return f"ended with code {code & 0xFFFFFFFF:#x}"
+
+
+def child() -> None:
+    """The other side: try what standard input asks for and print one line of JSON."""
+    request = json.loads(sys.stdin.read())
+    # The library may print to either stream; the report goes where the parent listens.
+    report_to = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        report: dict[str, Any] = {"problem": _exercise(request)}
+    except R1Error as error:
+        report = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    os.write(report_to, json.dumps(report).encode() + b"\n")
+    os._exit(0)  # freeing a large model takes seconds and proves nothing
+
+
+def _exercise(request: dict[str, Any]) -> str | None:
+    import numpy as np
+
+    from r1local.engine.llama import Batch, Context, Model
+
+    features = Features(**request["features"])
+    model = Model(Path(request["path"]), features, n_gpu_layers=request["n_gpu_layers"])
+    context = Context(
+        model, features, n_ctx=256, n_batch=64, n_seq_max=2, n_threads=request["n_threads"]
+    )
+    batch = Batch(64)
+    tokens = [(7 + 31 * i) % min(model.n_vocab, 1000) for i in range(_BATCH)]
+
+    def logits_after(sequence: int, run: list[int], start: int) -> Any:
+        batch.clear()
+        row = batch.add(sequence, run, start, want_last=True)
+        if context.decode(batch) != Context.OK:
+            return None
+        return context.logits(row, model.n_vocab).astype(np.float64)
+
+    together = logits_after(0, tokens[:_COMPARED], 0)
+    apart = None
+    for position in range(_COMPARED):
+        apart = logits_after(1, [tokens[position]], position)
+    rest = logits_after(0, tokens[_COMPARED:], _COMPARED)
+    if together is None or apart is None or rest is None:
+        return "could not decode"
+    if not (np.isfinite(together).all() and np.isfinite(apart).all() and np.isfinite(rest).all()):
+        return "computes numbers that are not finite"
+    scale = float(np.linalg.norm(together) * np.linalg.norm(apart))
+    if scale > 0 and float(together @ apart) / scale < _LEAST_COSINE:
+        return "computes different results for a batch than for single tokens"
+    return None
+
+
+def _machine() -> str:
+    """Names the installed build and the processor: what a verdict holds for."""
+    marks = [library_version()]
+    folder = library_folder()
+    for library in sorted(folder.glob("*ggml-cpu*")) + sorted(folder.glob("*llama.*")):
+        if not library.is_symlink():
+            status = library.stat()
+            marks.append(f"{library.name}:{status.st_size}:{status.st_mtime_ns}")
+    return f"{' '.join(marks)}|{processor_name()}"
+
+
+def _kind(header: GgufHeader) -> str:
+    return f"{_machine()}|{header.quantization}"
+
+
+def _file_identity(path: Path) -> str:
+    status = path.stat()
+    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+
+
+class _Memory:
+    """selftest.json: {"kinds": {kind: verdict}, "files": {file: kind}}. A broken one is as good as none."""
+
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
+
+    @classmethod
+    def load(cls) -> _Memory:
+        data: Any = None
+        try:
+            data = json.loads(paths.selftest_file().read_bytes())
+        except (OSError, ValueError):
+            pass
+        if not isinstance(data, dict):
+            data = {}
+        return cls({name: part if isinstance(part := data.get(name), dict) else {} for name in ("kinds", "files")})
+
+    def verdict(self, kind: str) -> Verdict | None:
+        try:
+            entry = self.data["kinds"][kind]
+            return Verdict(Features(**entry["features"]), tuple(entry["crashed"]), entry["tried_at"])
+        except (KeyError, TypeError):
+            return None
+
+    def amx_crashed(self, machine: str) -> bool:
+        return any(
+            verdict is not None and not verdict.features.amx
+            for verdict in (self.verdict(kind) for kind in self.data["kinds"] if kind.startswith(machine + "|"))
+        )
+
+    def remember(self, kind: str, file_key: str, verdict: Verdict) -> None:
+        """Add to what is on disk now: another process may have learnt something meanwhile."""
+        latest = _Memory.load()
+        latest.data["kinds"][kind] = asdict(verdict)
+        latest.data["files"][file_key] = kind
+        while len(latest.data["files"]) > 1000:
+            del latest.data["files"][next(iter(latest.data["files"]))]
+        try:
+            paths.atomic_write(paths.selftest_file(), json.dumps(latest.data, indent=1).encode())
+        except (OSError, R1Error):
+            pass  # a full or read-only disk: it is tried again next time

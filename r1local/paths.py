@@ -1,0 +1,74 @@
+"""Where r1local keeps things. All of it lies under one folder, which R1LOCAL_HOME moves."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from r1local.errors import UsageError
+
+
+def home() -> Path:
+    """$R1LOCAL_HOME, or this system's place for a program's data."""
+    if configured := os.environ.get("R1LOCAL_HOME"):
+        return Path(configured).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("r1local", appauthor=False)
+
+
+def config_file() -> Path:
+    return home() / "config.toml"
+
+
+def models_folder() -> Path:
+    """GGUF files put here are found by their name."""
+    return home() / "models"
+
+
+def log_file() -> Path:
+    return home() / "logs" / "engine.log"
+
+
+def selftest_file() -> Path:
+    """What the self-test learnt about this machine; safe to delete."""
+    return home() / "cache" / "selftest.json"
+
+
+def history_file() -> Path:
+    """The lines typed at the prompt of the plain chat."""
+    return home() / "history"
+
+
+def ensure_folder(folder: Path) -> Path:
+    """Make `folder`, readable by its owner only, and return it.
+
+    Raises UsageError when it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The folder {folder} cannot be made: {error.strerror or error}.",
+            "Set R1LOCAL_HOME to a folder you can write to.",
+        ) from error
+    return folder
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write beside, sync, then rename: `path` holds the old bytes or the new ones, never a part."""
+    ensure_folder(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass
+        raise

@@ -1,0 +1,1 @@
+"""What makes a reasoning model's reply more than text: where its thought begins and ends."""
