@@ -20,6 +20,8 @@ The core raises and never prints. Exit codes are an interface: scripts rely on t
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import ClassVar
 
@@ -101,3 +103,9 @@ class OutOfMemory(EngineError):
 
 class ContextFull(EngineError):
     exit_code = ExitCode.CONTEXT_FULL
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """The nearest of the known names, or an empty text."""
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return near[0] if near else ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from r1local.errors import ModelFileError, ModelNotFound, NotGGUF, TruncatedGGUF, UnsupportedModel
+from r1local.gguf_types import FILE_TYPES, TENSOR_TYPES
 
 # Caps, all well above real models: a real file of 152,064 tokens and 300,000 merges is far below them.
 MAX_KEYS = 100_000
@@ -43,52 +44,6 @@ _SCALARS = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-
-# ggml_type -> (name, weights in a block, bytes in a block). ggml/src/ggml-common.h and ggml.c.
-TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34),
-    9: ("Q8_1", 32, 36),
-    10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176),
-    14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66),
-    17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1),
-    25: ("I16", 1, 2),
-    26: ("I32", 1, 4),
-    27: ("I64", 1, 8),
-    28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2),
-    34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36),
-}
-
-# llama_ftype -> the name people know it by. llama.cpp include/llama.h.
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
-    12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K",
-    19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL",
-    26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16",
-    36: "TQ1_0", 37: "TQ2_0",
-}  # fmt: skip
 
 _SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # Arrays the C library casts without a look at their element type, and the type they must have.
@@ -216,9 +171,7 @@ def _with_parts(header: GgufHeader) -> GgufHeader:
         name = f"{header.path.name[: match.start()]}-{number:05d}-of-{count:05d}.gguf"
         part = header.path.with_name(name)
         if not part.exists():
-            raise TruncatedGGUF(
-                f"Part {number} of {count} is missing: {part.name}.", "Download the missing part."
-            )
+            raise TruncatedGGUF(f"Part {number} of {count} is missing: {part.name}.", "Download the missing part.")
         further = read_header(part, follow_parts=False)
         parts.append(part)
         tensors.extend(further.tensors)
@@ -240,7 +193,8 @@ class _Reader:
 
     def wrong(self, what: str) -> ModelFileError:
         return ModelFileError(
-            f"{self.path.name} is not a sound GGUF file: {what}.", "Download it again; do not trust its source."
+            f"{self.path.name} is not a sound GGUF file: {what}.",
+            "Download it again; do not trust its source.",
         )
 
     def need(self, count: int, what: str) -> int:
@@ -300,9 +254,7 @@ class _Reader:
         data_offset = -(-self.at // alignment) * alignment
         self.check_layout(tensors, data_offset, alignment)
         self.check_metadata(metadata)
-        return GgufHeader(
-            self.path, version, metadata, tensors, data_offset, self.size, alignment
-        )
+        return GgufHeader(self.path, version, metadata, tensors, data_offset, self.size, alignment)
 
     def value(self, key: str, kind: int) -> Any:
         scalar = _SCALARS.get(kind)
@@ -405,8 +357,7 @@ class _Reader:
             end = data_offset + tensors[-1].offset + tensors[-1].size
             if end > self.size:
                 raise TruncatedGGUF(
-                    f"{self.path.name} has {self.size:,} bytes and needs {end:,}: "
-                    "it was cut off or never finished.",
+                    f"{self.path.name} has {self.size:,} bytes and needs {end:,}: it was cut off or never finished.",
                     "Download it again.",
                 )
 

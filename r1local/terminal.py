@@ -14,7 +14,10 @@ from collections.abc import Iterator
 
 # Characters that reorder or hide text: bidi controls, zero-width and filler characters, tags, and the
 # lone surrogates that no encoding takes. U+200C and U+200D are judged by their neighbours.
-_HIDDEN = "\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+_HIDDEN = (
+    "\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2028\u2029"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+)
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f\x80-\x9f"
 _SUSPECT = re.compile(f"[{_CONTROL}{_HIDDEN}\u200c\u200d\ufe00-\ufe0f\ud800-\udfff]")
 # Held back at the end of a piece: what follows decides how they are shown.

@@ -13,7 +13,7 @@ from r1local.gguf_header import GgufHeader, read_header
 from r1local.template import ChatTemplate, Segment
 
 if TYPE_CHECKING:
-    from r1local.engine.llama import Model
+    from r1local.engine.model import Model
     from r1local.engine.scheduler import Scheduler
 
 __all__ = [
@@ -72,7 +72,7 @@ class LlamaEngine:
         self._scheduler = scheduler
 
     def encode(self, segments: Sequence[Segment]) -> list[int]:
-        from r1local.engine.llama import prompt_byte_limit
+        from r1local.engine.context import prompt_byte_limit
 
         size = sum(len(segment.text) for segment in segments)
         if size > prompt_byte_limit(self.n_ctx):
@@ -119,19 +119,16 @@ def open_engine(
     # Its process starts while the model loads.
     template = ChatTemplate(header.chat_template, thinks=thinks)
     try:
-        from r1local.engine import llama, selftest
+        from r1local.engine import selftest
+        from r1local.engine.context import Context
+        from r1local.engine.model import Model
         from r1local.engine.scheduler import Scheduler
 
-        llama.library()
-        verdict = selftest.check(
-            header, n_threads=threads, n_gpu_layers=options.n_gpu_layers, on_notice=on_notice
-        )
-        model = llama.Model(
-            path, verdict.features, n_gpu_layers=options.n_gpu_layers, on_progress=on_progress
-        )
+        verdict = selftest.check(header, n_threads=threads, n_gpu_layers=options.n_gpu_layers, on_notice=on_notice)
+        model = Model(path, verdict.features, n_gpu_layers=options.n_gpu_layers, on_progress=on_progress)
         try:
             template.set_tokens(bos=model.bos_text, eos=model.eos_text)
-            context = llama.Context(
+            context = Context(
                 model,
                 verdict.features,
                 n_ctx=n_ctx,

@@ -20,8 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from r1local import errors, paths
-from r1local.engine.llama import Features, library_folder, library_version
+from r1local.engine.context import Batch, Context
+from r1local.engine.library import library_folder, library_version
+from r1local.engine.model import Features, Model
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
 from r1local.gguf_header import GgufHeader
 from r1local.hardware import processor_name
@@ -128,13 +132,16 @@ def verdicts() -> dict[str, Verdict]:
 def _try(path: Path, features: Features, n_threads: int, n_gpu_layers: int, limit: float) -> str | None:
     """Run the child. None when all is well, or how it ended. Raises the error that the child reports."""
     request = json.dumps(
-        {"path": str(path), "features": asdict(features), "n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
+        {
+            "path": str(path),
+            "features": asdict(features),
+            "n_threads": n_threads,
+            "n_gpu_layers": n_gpu_layers,
+        }
     )
     environment = dict(os.environ)
     package_home = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (package_home, environment.get("PYTHONPATH", "")))
-    )
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_home, environment.get("PYTHONPATH", ""))))
     child = subprocess.Popen(
         [sys.executable, "-c", "from r1local.engine.selftest import child; child()"],
         stdin=subprocess.PIPE,
@@ -194,15 +201,9 @@ def child() -> None:
 
 
 def _exercise(request: dict[str, Any]) -> str | None:
-    import numpy as np
-
-    from r1local.engine.llama import Batch, Context, Model
-
     features = Features(**request["features"])
     model = Model(Path(request["path"]), features, n_gpu_layers=request["n_gpu_layers"])
-    context = Context(
-        model, features, n_ctx=256, n_batch=64, n_seq_max=2, n_threads=request["n_threads"]
-    )
+    context = Context(model, features, n_ctx=256, n_batch=64, n_seq_max=2, n_threads=request["n_threads"])
     batch = Batch(64)
     tokens = [(7 + 31 * i) % min(model.n_vocab, 1000) for i in range(_BATCH)]
 

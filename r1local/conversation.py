@@ -1,0 +1,176 @@
+"""A conversation: history, an engine, and the one generator of events that every view is a loop over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from r1local.chat_types import Sampling, Turn
+from r1local.engine import Engine, Outcome, Piece, Request, Stream
+from r1local.errors import UsageError
+from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta
+from r1local.template import THINK_CLOSE
+from r1local.thinking.parser import ThinkParser
+
+
+class ReplyReader:
+    """Folds one engine stream into events and into the turn it makes.
+
+    Feed it what the stream yields; `finish` with the stream's outcome gives the last events, Done at the end.
+    Where many streams run at once, each has a reader of its own.
+    """
+
+    def __init__(self, *, thought_open: bool) -> None:
+        self._parser = ThinkParser(opened=thought_open)
+        self._thought: list[str] = []
+        self._answer: list[str] = []
+        self._think_tokens = 0
+        self._answer_tokens = 0
+        self._thought_ended_at: float | None = None
+        self._last_at = 0.0
+
+    @property
+    def thinking(self) -> bool:
+        return self._parser.thinking
+
+    @property
+    def think_tokens(self) -> int:
+        return self._think_tokens
+
+    @property
+    def thought(self) -> str:
+        return "".join(self._thought)
+
+    @property
+    def answer(self) -> str:
+        return "".join(self._answer)
+
+    def feed(self, piece: Piece) -> list[Event]:
+        was_thinking = self._parser.thinking
+        deltas = self._parser.feed(piece.text)
+        if was_thinking or (self._parser.thinking and not self._answer):
+            self._think_tokens += piece.tokens
+            self._thought_ended_at = piece.at
+        else:
+            self._answer_tokens += piece.tokens
+        self._last_at = piece.at
+        return self._keep(deltas)
+
+    def finish(self, outcome: Outcome) -> list[Event]:
+        events = self._keep(self._parser.flush())
+        done = Done(outcome.finish, self._stats(outcome), outcome.note, self._parser.closed)
+        return [*events, done]
+
+    def turn(self, *, complete: bool) -> Turn:
+        """The assistant's turn that was read, for the history."""
+        return Turn("assistant", self.answer, self.thought or None, complete)
+
+    def _keep(self, deltas: Iterable[ThinkDelta | AnswerDelta]) -> list[Event]:
+        events: list[Event] = []
+        for delta in deltas:
+            (self._thought if isinstance(delta, ThinkDelta) else self._answer).append(delta.text)
+            events.append(delta)
+        return events
+
+    def _stats(self, outcome: Outcome) -> Stats:
+        first = outcome.first_token_at
+        fresh = outcome.prompt_tokens - outcome.reused_tokens
+        drawn = self._think_tokens + self._answer_tokens
+        decode_seconds = self._last_at - first if first is not None else 0.0
+        return Stats(
+            prompt_tokens=outcome.prompt_tokens,
+            reused_tokens=outcome.reused_tokens,
+            think_tokens=self._think_tokens,
+            answer_tokens=self._answer_tokens,
+            time_to_first_token=first - outcome.submitted_at if first is not None else 0.0,
+            prefill_tokens_per_second=fresh / outcome.prefill_seconds if outcome.prefill_seconds > 0 else 0.0,
+            # The first token belongs to the prefill: n tokens take n - 1 steps.
+            decode_tokens_per_second=(drawn - 1) / decode_seconds if decode_seconds > 0 else 0.0,
+            think_seconds=(
+                self._thought_ended_at - first if first is not None and self._thought_ended_at is not None else 0.0
+            ),
+            total_seconds=outcome.ended_at - outcome.submitted_at,
+        )
+
+
+@dataclass
+class Conversation:
+    """Turns and the means to make the next one.
+
+    >>> for event in Conversation(engine, sampling).ask("What is 47 + 85?"):
+    ...     match event: ...
+    """
+
+    engine: Engine
+    sampling: Sampling
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    turns: list[Turn] = field(default_factory=list)
+    _stream: Stream | None = None
+
+    def ask(self, text: str) -> Iterator[Event]:
+        """Say something and read the reply as it comes.
+
+        The history grows by both turns when the reply has ended, was cancelled after something came, or the
+        iterator was dropped; an error leaves it as it was. Raises R1Error, UsageError when nothing is said.
+        """
+        if not text.strip():
+            raise UsageError("There is nothing to ask.", "Type a question.")
+        return self._reply([*self.turns, Turn("user", text)])
+
+    def retry(self) -> Iterator[Event]:
+        """Take the last reply back and ask for another. Raises UsageError when there is none."""
+        last = max((i for i, turn in enumerate(self.turns) if turn.role == "user"), default=None)
+        if last is None:
+            raise UsageError("There is nothing to retry yet.", "Type a question.")
+        return self._reply(self.turns[: last + 1])
+
+    def cancel(self) -> None:
+        """Stop the reply that is under way, from any thread. Its iterator then ends with Done("cancelled")."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def clear(self) -> None:
+        """Forget all turns but a system prompt."""
+        self.turns = [turn for turn in self.turns if turn.role == "system"]
+
+    def _reply(self, turns: list[Turn]) -> Iterator[Event]:
+        prompt = self.engine.template.render(turns)
+        request = Request(
+            self.engine.encode(prompt.segments),
+            self.sampling,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            # A stop text met inside a thought would end the reply without an answer.
+            stop_after=THINK_CLOSE if prompt.thought_open else "",
+        )
+        reader = ReplyReader(thought_open=prompt.thought_open)
+        stream = self._stream = self.engine.submit(request)
+        ended = False
+        try:
+            for piece in stream:
+                yield from reader.feed(piece)
+            assert stream.outcome is not None
+            events = reader.finish(stream.outcome)
+            ended = True
+            self._remember(turns, reader, complete=stream.outcome.finish == "stop")
+            yield from events
+        except GeneratorExit:
+            if not ended:
+                stream.cancel()
+                self._remember(turns, reader, complete=False)
+            raise
+        finally:
+            if stream.outcome is None:
+                stream.cancel()
+            self._stream = None
+
+    def _remember(self, turns: list[Turn], reader: ReplyReader, *, complete: bool) -> None:
+        turn = reader.turn(complete=complete)
+        if turn.text or turn.thought or complete:
+            self.turns = [*turns, turn]
+
+
+def with_system(text: str | None) -> list[Turn]:
+    """The turns a conversation starts with."""
+    return [Turn("system", text)] if text else []

@@ -1,0 +1,107 @@
+"""Loads llama.cpp's C library through llama-cpp-python's bindings. The only file that imports llama_cpp.
+
+Only the low-level bindings are used. The high-level `Llama` class holds one sequence, has other models' sampling
+defaults, and cannot switch off what crashes.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from collections import deque
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from r1local import paths
+from r1local.errors import LibraryMissing, R1Error
+from r1local.terminal import clean_line
+
+log_lines: deque[str] = deque(maxlen=200)
+"""The last lines the library logged. Why a call failed stands here and nowhere else."""
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The C library's bindings, loaded once, logging into our log file.
+
+    Raises LibraryMissing.
+    """
+    try:
+        from llama_cpp import llama_cpp
+    except Exception as error:  # a broken build raises OSError, RuntimeError, AttributeError, anything
+        raise LibraryMissing(
+            f"llama-cpp-python cannot be loaded: {error}.",
+            "Install it again: pip install --force-reinstall --no-cache-dir llama-cpp-python==0.3.36",
+        ) from error
+    llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def library_folder() -> Path:
+    """Where the shared libraries of the installed build lie."""
+    return Path(library().__file__).parent / "lib"
+
+
+def library_version() -> str:
+    import llama_cpp
+
+    return str(llama_cpp.__version__)
+
+
+def system_info() -> str:
+    """What the library says about its own build: instruction sets and options."""
+    return str(library().llama_print_system_info().decode(errors="replace"))
+
+
+def supports_gpu_offload() -> bool:
+    return bool(library().llama_supports_gpu_offload())
+
+
+_log_callback_kept: list[Any] = []  # C holds a bare pointer; this keeps the object alive
+
+
+def _log_callback(llama_cpp: Any) -> Any:
+    """ggml's levels are 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before."""
+    logger = _engine_logger()
+    levels = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+    line = ""
+    line_level = logging.INFO
+
+    def receive(level: int, text: bytes, _: Any) -> None:
+        nonlocal line, line_level
+        try:
+            if level != 5:
+                line_level = levels.get(level, logging.INFO)
+            line += text.decode(errors="replace")
+            *ended, line = line.split("\n")
+            for whole in filter(str.strip, ended):
+                shown = clean_line(whole)
+                log_lines.append(shown)
+                logger.log(line_level, "%s", shown)
+        except Exception:  # an exception cannot cross the C library
+            line = ""
+
+    callback = llama_cpp.llama_log_callback(receive)
+    _log_callback_kept.append(callback)
+    return callback
+
+
+def _engine_logger() -> logging.Logger:
+    logger = logging.getLogger("r1local.engine")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        try:
+            target = paths.log_file()
+            paths.ensure_folder(target.parent)
+            handler: logging.Handler = logging.handlers.RotatingFileHandler(
+                target, maxBytes=10 << 20, backupCount=1, encoding="utf-8", delay=True
+            )
+        except (OSError, R1Error):
+            handler = logging.NullHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.raiseExceptions = False  # a full disk must not write tracebacks over a chat
+        logger.addHandler(handler)
+    return logger

@@ -1,0 +1,212 @@
+"""Who holds what in the KV cache: slots, the prefixes they share, and room for the next prompt.
+
+job     a request on its way, with its sampler and its text
+slot    one sequence of the KV cache and the tokens in it; keeps them after its job, for the next one
+cell    one token's place in the KV cache; slots with a common prefix share cells
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import numpy as np
+
+from r1local.engine.context import Context
+from r1local.engine.sampler import Sampler
+from r1local.engine.stream import Request, Stream
+from r1local.engine.text import TextAssembler
+
+# A common prefix shorter than this is decoded again rather than waited for.
+_WORTH_WAITING = 32
+
+
+@dataclass(eq=False)
+class Job:
+    request: Request
+    stream: Stream
+    sampler: Sampler
+    text: TextAssembler
+    tokens: array[int]
+    """The prompt, then every token drawn."""
+    submitted_at: float
+    order: int = 0
+    drawn: int = 0
+    reused: int = 0
+    first_token_at: float | None = None
+    prefill_seconds: float = 0.0
+
+
+@dataclass(eq=False)
+class Slot:
+    sequence: int
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    """What the KV cache holds of this sequence."""
+    cells: array[int] = field(default_factory=lambda: array("q"))
+    """A number for the cell of each token; the same number in two slots is the same cell."""
+    job: Job | None = None
+    used_at: float = 0.0
+
+    @property
+    def pending(self) -> int:
+        """Tokens of the job that are not in the cache yet."""
+        return len(self.job.tokens) - len(self.tokens) if self.job else 0
+
+    @property
+    def reading(self) -> bool:
+        """Its job's prompt is not read to the end yet."""
+        return self.job is not None and self.pending > 1
+
+
+class Admission(Enum):
+    PLACED = auto()
+    LATER = auto()
+    """Another job is just reading a prefix that this one can share: let others go first."""
+    NO_ROOM = auto()
+    """Nothing more can be placed until a running job ends."""
+
+
+class Slots:
+    """The sequences of one context. Used by the engine's thread only."""
+
+    def __init__(self, context: Context, count: int) -> None:
+        self._context = context
+        self._slots = [Slot(sequence) for sequence in range(count)]
+        self._next_cell = 0
+
+    @property
+    def active(self) -> list[Slot]:
+        """Slots with a job, the oldest job first."""
+        return sorted((slot for slot in self._slots if slot.job), key=lambda slot: slot.job.order if slot.job else 0)
+
+    @property
+    def any_idle(self) -> bool:
+        return any(slot.job is None for slot in self._slots)
+
+    def admit(self, job: Job) -> Admission:
+        """Give the job a slot, with as much of its prompt in it as the cache has."""
+        idle = [slot for slot in self._slots if slot.job is None]
+        if not idle:
+            return Admission.NO_ROOM
+        best, common = self._best_prefix(job)
+        if self._worth_waiting(job, common):
+            return Admission.LATER
+        slot = self._choose(idle, best, common)
+        if not self._make_room(job, slot, best, common):
+            return Admission.NO_ROOM
+        self._place(job, slot, best, common)
+        return Admission.PLACED
+
+    def advance(self, slot: Slot, count: int) -> None:
+        """Note that the next `count` tokens of the slot's job are in the cache now."""
+        assert slot.job is not None
+        start = len(slot.tokens)
+        slot.tokens.extend(slot.job.tokens[start : start + count])
+        slot.cells.extend(range(self._next_cell, self._next_cell + count))
+        self._next_cell += count
+
+    def take_back(self, slot: Slot) -> None:
+        """Remove from the cache what an interrupted decode call may have left behind the slot's tokens."""
+        self._context.remove(slot.sequence, len(slot.tokens))
+
+    def release(self, job: Job) -> None:
+        """The job is over; its slot keeps the tokens for a request that begins alike."""
+        for slot in self._slots:
+            if slot.job is job:
+                slot.job = None
+                slot.used_at = time.perf_counter()
+
+    def preempt(self, slot: Slot) -> Job:
+        """Take the slot from its job, which has to read all its tokens again later."""
+        assert slot.job is not None
+        job, slot.job = slot.job, None
+        self._trim(slot, 0)
+        return job
+
+    def forget_stalest(self, keep: tuple[Slot, ...] = ()) -> bool:
+        """Empty the idle slot that was used longest ago. False when there is none."""
+        idle = [slot for slot in self._slots if slot.job is None and slot.tokens and slot not in keep]
+        if not idle:
+            return False
+        self._trim(min(idle, key=lambda slot: slot.used_at), 0)
+        return True
+
+    def _best_prefix(self, job: Job) -> tuple[Slot, int]:
+        """The slot whose tokens agree with the job's for longest, and for how long.
+
+        The last token of the prompt is never counted: it must be decoded for its logits.
+        """
+        lengths = [min(_common(slot.tokens, job.tokens), len(job.tokens) - 1) for slot in self._slots]
+        length = max(lengths)
+        return self._slots[lengths.index(length)], length
+
+    def _worth_waiting(self, job: Job, common: int) -> bool:
+        """Whether a running job is just reading a longer common prefix."""
+        for slot in self._slots:
+            if slot.job is not None and slot.reading:
+                ahead = min(_common(slot.job.tokens, job.tokens), len(job.tokens) - 1)
+                if ahead >= common + _WORTH_WAITING:
+                    return True
+        return False
+
+    def _choose(self, idle: list[Slot], best: Slot, common: int) -> Slot:
+        """The slot to use: the one with the prefix when it is idle and mostly that prefix, or the stalest."""
+        if best in idle and common * 2 >= len(best.tokens):
+            return best
+        others = [slot for slot in idle if slot is not best] or idle
+        return min(others, key=lambda slot: (len(slot.tokens) > 0, slot.used_at))
+
+    def _make_room(self, job: Job, slot: Slot, best: Slot, common: int) -> bool:
+        """See that the prompt fits the KV cache, forgetting idle slots where it must be."""
+        kept = [other for other in self._slots if other is not slot]
+        while True:
+            cells = _distinct([other.cells for other in kept] + [best.cells[:common]])
+            if cells + len(job.tokens) - common + 1 <= self._context.n_ctx:
+                return True
+            if self.forget_stalest(keep=(slot, best)):
+                continue
+            if any(other.job for other in kept):
+                return False
+            if best is not slot:
+                self._trim(best, common)
+            return True
+
+    def _place(self, job: Job, slot: Slot, best: Slot, common: int) -> None:
+        if slot is best:
+            self._trim(slot, common)
+        else:
+            self._trim(slot, 0)
+            if common:
+                self._context.copy(best.sequence, slot.sequence, common)
+                slot.tokens, slot.cells = best.tokens[:common], best.cells[:common]
+        slot.job = job
+        if job.drawn == 0:
+            job.reused = len(slot.tokens)
+
+    def _trim(self, slot: Slot, length: int) -> None:
+        """Forget what the slot holds behind `length` tokens."""
+        if len(slot.tokens) <= length:
+            return
+        if not self._context.remove(slot.sequence, length):
+            length = 0
+            self._context.remove(slot.sequence)
+        del slot.tokens[length:]
+        del slot.cells[length:]
+
+
+def _common(a: array[int], b: array[int]) -> int:
+    """The length of the longest common prefix."""
+    length = min(len(a), len(b))
+    if length == 0 or a[0] != b[0]:
+        return 0
+    differs = np.frombuffer(a, np.int32, length) != np.frombuffer(b, np.int32, length)
+    first = int(differs.argmax())
+    return first if differs[first] else length
+
+
+def _distinct(groups: list[array[int]]) -> int:
+    """How many different cells there are in `groups`."""
+    filled = [np.frombuffer(group, np.int64) for group in groups if len(group)]
+    return int(np.unique(np.concatenate(filled)).size) if filled else 0
