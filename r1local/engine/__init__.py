@@ -136,7 +136,7 @@ def open_engine(
                 n_seq_max=options.n_seq_max,
                 n_threads=threads,
             )
-            scheduler = Scheduler(model, context, n_batch=options.n_batch, n_seq_max=options.n_seq_max)
+            scheduler = Scheduler(model, context, n_seq_max=options.n_seq_max)
         except BaseException:
             model.close()
             raise

@@ -107,6 +107,8 @@ class Context:
             )
         self._memory = lib.llama_get_memory(self.pointer)
         self.n_ctx: int = lib.llama_n_ctx(self.pointer)
+        self.n_batch: int = lib.llama_n_batch(self.pointer)
+        """Most tokens in one decode call: what was asked for, or the context where that is smaller."""
 
     def close(self) -> None:
         if self.pointer:

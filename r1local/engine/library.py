@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 from collections import deque
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,8 @@ def library() -> Any:
 
     Raises LibraryMissing.
     """
+    # An assertion in the library would otherwise start a debugger on this process and print for a second.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         from llama_cpp import llama_cpp
     except Exception as error:  # a broken build raises OSError, RuntimeError, AttributeError, anything

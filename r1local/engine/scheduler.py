@@ -37,11 +37,11 @@ _Part = tuple[Slot, int, int]
 class Scheduler:
     """Runs requests on a model and a context, both of which it owns and closes."""
 
-    def __init__(self, model: Model, context: Context, *, n_batch: int, n_seq_max: int) -> None:
+    def __init__(self, model: Model, context: Context, *, n_seq_max: int) -> None:
         self._model = model
         self._context = context
         self.n_ctx = context.n_ctx
-        self._batch = Batch(n_batch)
+        self._batch = Batch(context.n_batch)
         self._slots = Slots(context, n_seq_max)
         self._waiting: deque[Job] = deque()
         self._calls: SimpleQueue[Job | None] = SimpleQueue()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from r1local.engine.model import Features, Model
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
 from r1local.gguf_header import GgufHeader
 from r1local.hardware import processor_name
+from r1local.terminal import clean_line
 
 # The least a child gets; a large file gets the time to be read from a slow disk as well.
 PATIENCE_SECONDS = 120.0
@@ -146,24 +148,24 @@ def _try(path: Path, features: Features, n_threads: int, n_gpu_layers: int, limi
         [sys.executable, "-c", "from r1local.engine.selftest import child; child()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=environment,
     )
     try:
-        output, _ = child.communicate(request.encode(), timeout=limit)
+        output, talk = child.communicate(request.encode(), timeout=limit)
     except subprocess.TimeoutExpired:
         return f"did not answer within {limit:.0f} s"
     finally:
         if child.poll() is None:
             child.kill()
         child.wait()
-        for stream in (child.stdin, child.stdout):
+        for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 stream.close()
     try:
         report = json.loads(output.splitlines()[-1])
     except (IndexError, ValueError):
-        return _ending(path, child.returncode)
+        return _ending(path, child.returncode, talk)
     if "error" in report:
         kind = getattr(errors, str(report["error"]), R1Error)
         raise kind(report["message"], report["hint"])
@@ -171,17 +173,20 @@ def _try(path: Path, features: Features, n_threads: int, n_gpu_layers: int, limi
     return str(problem) if problem else None
 
 
-def _ending(path: Path, code: int) -> str:
+def _ending(path: Path, code: int, talk: bytes) -> str:
+    """How a child ended that could not report, with the assertion that failed where there was one."""
     if code == -getattr(signal, "SIGKILL", 9):
         raise OutOfMemory(
             f"The trial of {path.name} was killed by the system, most likely for want of memory.",
             "Choose a smaller model or quantization, or close other programs, and try again.",
         )
+    asserted = re.search(r"GGML_ASSERT\(.{1,200}?\) failed", talk.decode("utf-8", "replace"))
+    because = f", {clean_line(asserted.group())}" if asserted else ""
     if code < 0:
         try:
-            return f"crashed ({signal.Signals(-code).name})"
+            return f"crashed ({signal.Signals(-code).name}{because})"
         except ValueError:
-            return f"crashed (signal {-code})"
+            return f"crashed (signal {-code}{because})"
     return f"ended with code {code & 0xFFFFFFFF:#x}"
 
 

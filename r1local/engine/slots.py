@@ -21,6 +21,8 @@ from r1local.engine.text import TextAssembler
 
 # A common prefix shorter than this is decoded again rather than waited for.
 _WORTH_WAITING = 32
+# Tokens that each running job can still draw when another one is let in beside it.
+_ROOM_TO_GROW = 16
 
 
 @dataclass(eq=False)
@@ -159,11 +161,16 @@ class Slots:
         return min(others, key=lambda slot: (len(slot.tokens) > 0, slot.used_at))
 
     def _make_room(self, job: Job, slot: Slot, best: Slot, common: int) -> bool:
-        """See that the prompt fits the KV cache, forgetting idle slots where it must be."""
+        """See that the prompt fits the KV cache, forgetting idle slots where it must be.
+
+        Beside running jobs it must leave all of them room to grow, or one would be sent back at once.
+        """
         kept = [other for other in self._slots if other is not slot]
+        running = sum(1 for other in kept if other.job)
+        growth = _ROOM_TO_GROW * (running + 1) if running else 1
         while True:
             cells = _distinct([other.cells for other in kept] + [best.cells[:common]])
-            if cells + len(job.tokens) - common + 1 <= self._context.n_ctx:
+            if cells + len(job.tokens) - common + growth <= self._context.n_ctx:
                 return True
             if self.forget_stalest(keep=(slot, best)):
                 continue

@@ -45,7 +45,8 @@ class ThinkParser:
         self._state = _State.THOUGHT_START if opened else _State.START
         self._held = ""
         self._may_repeat_open = opened
-        self._thoughts = 1 if opened else 0
+        self._had_thought = opened
+        self._thought_said = False
         self._spoken = False
         self._owed_break = False
         self._line = _LineWatch()
@@ -93,7 +94,7 @@ class ThinkParser:
             self._held = rest[len(self._open) :]
             self._state = _State.THOUGHT_START
             self._may_repeat_open = False
-            self._thoughts += 1
+            self._had_thought = True
             return True
         if not rest or self._open.startswith(rest):
             if not final:
@@ -125,7 +126,7 @@ class ThinkParser:
             return False
         self._may_repeat_open = False
         self._state = _State.THOUGHT
-        self._owed_break = self._thoughts > 1
+        self._owed_break = self._thought_said
         return True
 
     def _think(self, deltas: list[ThinkDelta | AnswerDelta], final: bool) -> bool:
@@ -142,6 +143,7 @@ class ThinkParser:
         if shown:
             deltas.append(ThinkDelta(("\n\n" if self._owed_break else "") + shown))
             self._owed_break = False
+            self._thought_said = True
         if tag:
             self._end_thought(rest)
             return True
@@ -155,17 +157,17 @@ class ThinkParser:
 
     def _answer(self, deltas: list[ThinkDelta | AnswerDelta], final: bool) -> bool:
         text = self._held
-        tag_at = self._line.find_tag(text, self._open) if self._thoughts else -1
+        tag_at = self._line.find_tag(text, self._open) if self._had_thought else -1
         if tag_at >= 0:
             self._speak(deltas, text[:tag_at])
             self._line.end_line()
             self._held = text[tag_at + len(self._open) :]
             self._state = _State.THOUGHT_START
             self._may_repeat_open = False
-            self._thoughts += 1
+            self._had_thought = True
             return True
         keep = 0
-        if self._thoughts and not final:
+        if self._had_thought and not final:
             keep = partial_suffix(text, self._open)
             if keep and not self._line.starts_line(text[: len(text) - keep]):
                 keep = 0
