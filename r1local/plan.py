@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from r1local.errors import OutOfMemory
 from r1local.gguf_header import GgufHeader
 from r1local.hardware import Hardware
 
@@ -19,6 +20,18 @@ def kv_bytes_per_token(header: GgufHeader) -> int:
     key = header.integer("attention.key_length", head_size)
     value = header.integer("attention.value_length", head_size)
     return header.integer("block_count", 1) * kv_heads * (key + value) * _F16_BYTES
+
+
+def check_context(header: GgufHeader, n_ctx: int, hardware: Hardware) -> None:
+    """Raises OutOfMemory when the KV cache of `n_ctx` tokens alone is larger than the machine's memory."""
+    needed = n_ctx * kv_bytes_per_token(header)
+    if needed > hardware.memory_total:
+        most = hardware.memory_total // 2 // kv_bytes_per_token(header)
+        raise OutOfMemory(
+            f"A context of {n_ctx:,} tokens needs {needed / 2**30:,.0f} GiB of memory, "
+            f"and this machine has {hardware.memory_total / 2**30:,.0f}.",
+            f"Try --ctx {min(most, header.integer('context_length', most))}",
+        )
 
 
 def default_context(header: GgufHeader, hardware: Hardware) -> int:

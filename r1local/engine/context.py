@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from r1local.engine.library import library, log_lines
+from r1local.engine.library import forget_log, library, logged_errors
 from r1local.engine.model import Features, Model
 from r1local.errors import EngineError, OutOfMemory
 
@@ -98,7 +98,7 @@ class Context:
         params.abort_callback = ctypes.cast(strlen, lib.ggml_abort_callback)
         params.abort_callback_data = ctypes.cast(self._stop_flag, ctypes.c_void_p)
         self._keep = (strlen, params)
-        log_lines.clear()
+        forget_log()
         self.pointer = lib.llama_init_from_model(model._model, params)
         if not self.pointer:
             raise OutOfMemory(
@@ -124,7 +124,8 @@ class Context:
         result = int(self._lib.llama_decode(self.pointer, batch.struct))
         if result in (self.OK, self.NO_ROOM, self.INTERRUPTED):
             return result
-        reason = log_lines[-1] if log_lines else "no reason given"
+        errors = logged_errors()
+        reason = errors[-1] if errors else "no reason given"
         raise EngineError(
             f"Decoding failed with code {result}: {reason}.", "Run `r1local doctor`, and try a smaller --ctx."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from r1local import paths
 from r1local.engine.amx import keep_amx_off
-from r1local.engine.library import library, library_folder, library_version, log_lines
+from r1local.engine.library import forget_log, library, library_folder, library_version, logged_errors
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, UnsupportedModel
 from r1local.template import THINK_CLOSE, THINK_OPEN, Segment
 from r1local.terminal import clean_line
@@ -58,7 +58,7 @@ class Model:
         params.n_gpu_layers = n_gpu_layers
         callback = lib.llama_progress_callback(lambda share, _: True if on_progress is None else on_progress(share))
         params.progress_callback = callback
-        log_lines.clear()
+        forget_log()
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
             raise _load_error(path)
@@ -176,9 +176,11 @@ class Model:
 
 
 def _load_error(path: Path) -> R1Error:
-    log = "\n".join(log_lines)
-    errors = [line for line in log_lines if "error" in line.lower() or "fail" in line.lower()]
-    reason = errors[0].split(": ", 1)[-1] if errors else "the library gives no reason"
+    errors = logged_errors()
+    log = "\n".join(errors)
+    # "llama_model_load: error loading model: error loading model architecture: unknown ..."
+    reason = errors[0].rpartition("error loading model: ")[2] if errors else "the library gives no reason"
+    reason = reason.removeprefix("error loading model architecture: ")
     name = clean_line(path.name)
     if "unknown model architecture" in log or "unknown pre-tokenizer" in log or "unknown tokenizer" in log:
         return UnsupportedModel(
