@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,9 +131,15 @@ class Catalog:
 
     def by_file_name(self, file_name: str) -> Model | None:
         """The model whose files are named like this one, if there is one."""
-        lowered = file_name.lower()
-        matches = [model for model in self.models if model.name.lower() in lowered]
-        return max(matches, key=lambda model: len(model.name), default=None)
+        quantizations = "|".join(re.escape(quantization.name) for quantization in self.quantizations)
+        for model in self.models:
+            # A longer name, such as QwQ-32B-Preview, is another model.
+            pattern = (
+                rf"(.*[_-])?{re.escape(model.name)}([-.](UD-)?({quantizations})(_X?L)?)?(-\d{{5}}-of-\d{{5}})?\.gguf"
+            )
+            if re.fullmatch(pattern, file_name, re.IGNORECASE):
+                return model
+        return None
 
 
 @lru_cache(maxsize=1)

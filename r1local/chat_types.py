@@ -76,4 +76,4 @@ class Sampling:
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value:g}")
+        raise UsageError(f"{name} must be between {low:g} and {high:g}, not {value}")

@@ -107,6 +107,13 @@ class Conversation:
     stop: tuple[str, ...] = ()
     turns: list[Turn] = field(default_factory=list)
     _stream: Stream | None = None
+    _reader: ReplyReader | None = None
+    _cancel_wanted: bool = False
+
+    @property
+    def think_tokens(self) -> int:
+        """Tokens of the thought so far, of the reply under way or the last one."""
+        return self._reader.think_tokens if self._reader else 0
 
     def ask(self, text: str) -> Iterator[Event]:
         """Say something and read the reply as it comes.
@@ -127,6 +134,7 @@ class Conversation:
 
     def cancel(self) -> None:
         """Stop the reply that is under way, from any thread. Its iterator then ends with Done("cancelled")."""
+        self._cancel_wanted = True  # for a prompt that is still being rendered and tokenized
         if self._stream is not None:
             self._stream.cancel()
 
@@ -135,6 +143,7 @@ class Conversation:
         self.turns = [turn for turn in self.turns if turn.role == "system"]
 
     def _reply(self, turns: list[Turn]) -> Iterator[Event]:
+        self._cancel_wanted = False
         prompt = self.engine.template.render(turns)
         request = Request(
             self.engine.encode(prompt.segments),
@@ -144,8 +153,10 @@ class Conversation:
             # A stop text met inside a thought would end the reply without an answer.
             stop_after=THINK_CLOSE if prompt.thought_open else "",
         )
-        reader = ReplyReader(thought_open=prompt.thought_open)
+        reader = self._reader = ReplyReader(thought_open=prompt.thought_open)
         stream = self._stream = self.engine.submit(request)
+        if self._cancel_wanted:
+            stream.cancel()
         ended = False
         try:
             for piece in stream:

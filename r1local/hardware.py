@@ -83,13 +83,27 @@ def _cpu_quota() -> float | None:
 
 def _memory_limit() -> tuple[int, int]:
     """The container's memory limit and what is used of it, in bytes; (2**63, 0) without a limit."""
-    for limit_name, used_name in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit_name, used_name, stat_name, cache_key in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         try:
             limit = int((_CGROUP / limit_name).read_text())
-            return limit, int((_CGROUP / used_name).read_text())
+            used = int((_CGROUP / used_name).read_text())
         except (OSError, ValueError):
             continue
+        # Files that were read count as used, a model's too, and are given up as soon as memory is wanted.
+        return limit, max(0, used - _stat_value(_CGROUP / stat_name, cache_key))
     return 2**63, 0
+
+
+def _stat_value(path: Path, key: str) -> int:
+    """The number behind `key` in a memory.stat file; 0 where it does not say."""
+    try:
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return 0

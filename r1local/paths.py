@@ -12,7 +12,12 @@ from r1local.errors import UsageError
 def home() -> Path:
     """$R1LOCAL_HOME, or this system's place for a program's data."""
     if configured := os.environ.get("R1LOCAL_HOME"):
-        return Path(configured).expanduser().absolute()
+        try:
+            return Path(configured).expanduser().absolute()
+        except RuntimeError as error:
+            raise UsageError(
+                f"R1LOCAL_HOME is {configured!r}, which leads nowhere: {error}.", "Name a folder."
+            ) from error
     from platformdirs import user_data_path
 
     return user_data_path("r1local", appauthor=False)
@@ -42,11 +47,13 @@ def history_file() -> Path:
 
 
 def ensure_folder(folder: Path) -> Path:
-    """Make `folder`, readable by its owner only, and return it.
+    """Make `folder`, readable by its owner only, and return it; our home comes first, as private.
 
     Raises UsageError when it cannot be made.
     """
     try:
+        if folder.is_relative_to(home()):
+            home().mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(

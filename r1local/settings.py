@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -56,8 +57,9 @@ def load_settings(path: Path | None = None) -> Settings:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return Settings()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}.", "Mend that line.") from error
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or no end to its digits or brackets
+        reason = " ".join(str(error).split())[:200]
+        raise SettingsError(f"{path} is not TOML: {reason}.", "Mend that line.") from error
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
     return parse_settings(data, str(path))
@@ -106,7 +108,12 @@ def _check_type(key: str, value: Any, hint: Any, where: str) -> None:
 
 
 def _as_declared(value: Any, hint: Any) -> Any:
-    return float(value) if float in _alternatives(hint) else value
+    if float not in _alternatives(hint):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # refused by whoever takes it, with the range that is possible
 
 
 _SAMPLING_FIELDS = tuple(field.name for field in fields(Sampling))

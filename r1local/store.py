@@ -12,6 +12,9 @@ from r1local import paths
 from r1local.catalog import Catalog, GgufSource, Model, Quantization
 from r1local.errors import ModelNotFound
 
+# Parts of a split model but the first one.
+_LATER_PART = re.compile(r"-(?!00001-)\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
@@ -32,16 +35,15 @@ def find(catalog: Catalog, name: str) -> LocalModel:
 
     Raises ModelNotFound.
     """
-    given = Path(name).expanduser()
-    if name.lower().endswith(".gguf") or given.exists() or name.startswith(("/", "./", "../", "~")):
-        beside = paths.models_folder() / name
-        path = given if given.exists() or given.name != name or not beside.exists() else beside
-        if not path.exists():
-            raise ModelNotFound(f"There is no file {name}.", "Check the path, or see `r1local models`.")
-        return LocalModel(path, catalog.by_file_name(path.name), "", "file")
-    in_folder = paths.models_folder() / f"{name}.gguf"
-    if in_folder.is_file():
-        return LocalModel(in_folder, catalog.by_file_name(in_folder.name), "", "models folder")
+    try:
+        path = _as_path(name)
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a folder not ours to look into
+        path = None
+        if _plainly_a_path(name):
+            raise _no_file(name) from None
+    if path is not None:
+        origin = "models folder" if path.parent == paths.models_folder() else "file"
+        return LocalModel(path, catalog.by_file_name(path.name), _quantization_in(path.name, catalog), origin)
     model, quantization = catalog.resolve(name)
     found = list(local_files(catalog, model))
     if quantization is not None:
@@ -49,6 +51,31 @@ def find(catalog: Catalog, name: str) -> LocalModel:
     if not found:
         raise _not_here(model, quantization)
     return min(found, key=lambda local: _preference(catalog, model, local))
+
+
+def _plainly_a_path(name: str) -> bool:
+    return name.lower().endswith(".gguf") or name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+
+
+def _as_path(name: str) -> Path | None:
+    """The file `name` means, as a path or in the models folder; None when it is no file but perhaps a name.
+
+    Raises ModelNotFound for a path that leads nowhere, OSError and the like for one that cannot be followed.
+    """
+    folder = paths.models_folder()
+    for path in (Path(name).expanduser(), folder / name, folder / f"{name}.gguf"):
+        if name and path.is_file():
+            return path
+    if not _plainly_a_path(name):
+        return None
+    given = Path(name).expanduser()
+    if not given.exists():
+        raise _no_file(name)
+    return given
+
+
+def _no_file(name: str) -> ModelNotFound:
+    return ModelNotFound(f"There is no file {name}.", "Check the path, or see `r1local models`.")
 
 
 def local_files(catalog: Catalog, model: Model) -> Iterator[LocalModel]:
@@ -68,14 +95,16 @@ def all_local(catalog: Catalog) -> list[LocalModel]:
     found: dict[Path, LocalModel] = {}
     for model in catalog.models:
         for local in local_files(catalog, model):
-            found.setdefault(local.path, local)
+            found.setdefault(local.path.resolve(), local)
     folder = paths.models_folder()
     if folder.is_dir():
         for path in sorted(folder.glob("*.gguf")):
+            if _LATER_PART.search(path.name):
+                continue
             known = LocalModel(
                 path, catalog.by_file_name(path.name), _quantization_in(path.name, catalog), "models folder"
             )
-            found.setdefault(path, known)
+            found.setdefault(path.resolve(), known)
     return list(found.values())
 
 

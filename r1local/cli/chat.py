@@ -134,7 +134,7 @@ def _one_shot(
         if flags.events or flags.json:
             done = _as_json(conversation, prompt, output, flags, name)
         else:
-            done = ReplyView(output, think or "fold").play(conversation.ask(prompt))
+            done = ReplyView(output, think or "fold", lambda: conversation.think_tokens).play(conversation.ask(prompt))
     if flags.stats:
         output.line(stats_line(done.stats))
     if done.finish == "cancelled":

@@ -155,17 +155,13 @@ class Output:
 
 def fit(text: str, columns: int) -> str:
     """`text` cut to so many columns of a terminal, wide characters counted as two."""
-    from wcwidth import wcswidth, wcwidth
+    from wcwidth import wcswidth
 
     if wcswidth(text) <= columns:
         return text
-    kept, width = "", 0
-    for char in text:
-        size = max(0, wcwidth(char))
-        if width + size > columns - 1:
-            break
-        kept += char
-        width += size
+    kept = text[: 4 * columns + 16]  # room for characters of no width of their own
+    while kept and wcswidth(kept + "…") > columns:
+        kept = kept[:-1]
     return kept + "…"
 
 
@@ -184,7 +180,7 @@ def seconds(value: float) -> str:
 def size(count: float) -> str:
     """Bytes for people, in powers of 1024 as memory is counted."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
+        if round(count, 1) < 1024 or unit == "GiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -90,8 +92,9 @@ class Repl:
             self._play(lambda: self._conversation.ask(line))
 
     def _play(self, begin: Callable[[], Iterator[Event]]) -> None:
-        with cancel_on_interrupt(self._conversation.cancel):
-            self._last = ReplyView(self._output, self._mode).play(begin())
+        with cancel_on_interrupt(self._conversation.cancel), _no_echo():
+            view = ReplyView(self._output, self._mode, lambda: self._conversation.think_tokens)
+            self._last = view.play(begin())
         if self._show_stats:
             self._stats("")
 
@@ -157,6 +160,26 @@ def run_repl(conversation: Conversation, output: Output, mode: ThinkMode, *, nam
     """The conversation on a terminal."""
     session = _session()
     Repl(conversation, output, mode, name=name, stats=stats).run(lambda: str(session.prompt("> ")))
+
+
+@contextmanager
+def _no_echo() -> Iterator[None]:
+    """What is typed while a reply runs is not mixed into it on the screen; the next prompt shows it."""
+    try:
+        import termios
+
+        keyboard = sys.stdin.fileno()
+        before = termios.tcgetattr(keyboard)
+    except (ImportError, OSError, ValueError, termios.error):
+        yield
+        return
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(keyboard, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSANOW, before)
 
 
 def _session() -> Any:

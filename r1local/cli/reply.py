@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from r1local.chat_types import ThinkMode
@@ -20,12 +20,13 @@ class ReplyView:
     only    the thought is the data, on stdout; the answer is left out
     """
 
-    def __init__(self, output: Output, mode: ThinkMode) -> None:
+    def __init__(self, output: Output, mode: ThinkMode, think_tokens: Callable[[], int]) -> None:
+        """`think_tokens` tells how many tokens the thought has so far."""
         self._output = output
         self._mode = mode
         self._began = time.perf_counter()
         self._first_thought_at: float | None = None
-        self._deltas = 0
+        self._think_tokens = think_tokens
         self._folded = False
 
     def play(self, events: Iterable[Event]) -> Done:
@@ -56,11 +57,9 @@ class ReplyView:
 
     def _thinking(self) -> str:
         since = self._first_thought_at or self._began
-        # A piece is nearly always a token; the exact count comes with the end.
-        return f"Thinking {seconds(time.perf_counter() - since)}, {self._deltas:,} tokens"
+        return f"Thinking {seconds(time.perf_counter() - since)}, {self._think_tokens():,} tokens"
 
     def _think(self, text: str) -> None:
-        self._deltas += 1
         if self._first_thought_at is None:
             self._first_thought_at = time.perf_counter()
             if self._mode in ("fold", "hide"):
@@ -83,7 +82,7 @@ class ReplyView:
             if self._first_thought_at is not None:
                 if self._mode == "fold":
                     spent = time.perf_counter() - self._first_thought_at
-                    self._output.line(f"Thought for {seconds(spent)}, {self._deltas:,} tokens")
+                    self._output.line(f"Thought for {seconds(spent)}, {self._think_tokens():,} tokens")
                 elif self._mode == "show":
                     self._output.end_talk()
                     self._output.line("")

