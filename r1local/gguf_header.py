@@ -55,6 +55,11 @@ _ARRAY_TYPES = {
 }
 
 
+# Keys that the C library reads as one type only, and aborts on another.
+_KEY_TYPES = {"general.alignment": 4, "general.architecture": _STRING, "split.no": 2, "split.count": 2}
+_ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
     """An array in the metadata. Its elements are not kept: a vocabulary is 150,000 strings."""
@@ -173,9 +178,17 @@ def _with_parts(header: GgufHeader) -> GgufHeader:
         if not part.exists():
             raise TruncatedGGUF(f"Part {number} of {count} is missing: {part.name}.", "Download the missing part.")
         further = read_header(part, follow_parts=False)
+        if (further.metadata.get("split.no"), further.metadata.get("split.count")) != (number - 1, count):
+            raise ModelFileError(
+                f"{part.name} is not part {number} of {count} of this model.", "Download the parts again."
+            )
         parts.append(part)
         tensors.extend(further.tensors)
         total += further.file_size
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise ModelFileError(
+            f"The parts of {header.path.name} repeat one another's tensors.", "Download the parts again."
+        )
     return GgufHeader(
         header.path, header.version, header.metadata, tuple(tensors), header.data_offset, total,
         header.alignment, tuple(parts),
@@ -248,7 +261,10 @@ class _Reader:
             key = self.string("a metadata key", MAX_KEY_NAME)
             if key in metadata:
                 raise self.wrong(f"the key {key!r} comes twice")
-            metadata[key] = self.value(key, self.u32(f"type of {key!r}"))
+            kind = self.u32(f"type of {key!r}")
+            if kind != _KEY_TYPES.get(key, kind):
+                raise self.wrong(f"the key {key!r} has the type {kind}")
+            metadata[key] = self.value(key, kind)
         alignment = self.alignment(metadata)
         tensors = self.tensors(n_tensors)
         data_offset = -(-self.at // alignment) * alignment
@@ -361,8 +377,24 @@ class _Reader:
                     "Download it again.",
                 )
 
+    def check_shape(self, metadata: dict[str, Any], architecture: str, layers: int) -> None:
+        """What the C library asserts about layers, experts and rope."""
+
+        def number(suffix: str) -> int:
+            value = metadata.get(f"{architecture}.{suffix}", 0)
+            return value if isinstance(value, int) else 0
+
+        experts = number("expert_count")
+        if not 0 <= experts <= MAX_LAYERS or not 0 <= number("expert_used_count") <= experts:
+            raise self.wrong(f"{number('expert_used_count')} of {experts} experts, at most {MAX_LAYERS} are possible")
+        if not 0 <= number("nextn_predict_layers") <= layers:
+            raise self.wrong(f"{number('nextn_predict_layers')} prediction layers of {layers}")
+        scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+        if scaling not in _ROPE_SCALINGS:
+            raise self.wrong(f"the rope scaling {scaling!r}")
+
     def check_metadata(self, metadata: dict[str, Any]) -> None:
-        if metadata.get("split.no", 0) != 0:
+        if metadata.get("split.no", 0) != 0 and metadata.get("split.count", 0) > 1:
             return  # a further part of a split model carries no description of the model
         if metadata.get("general.type", "model") != "model":
             raise UnsupportedModel(
@@ -375,6 +407,7 @@ class _Reader:
         layers = metadata.get(f"{architecture}.block_count", 1)
         if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= MAX_LAYERS:
             raise self.wrong(f"a block count of {layers!r}, 1 to {MAX_LAYERS} are possible")
+        self.check_shape(metadata, architecture, layers)
         tokens = metadata.get("tokenizer.ggml.tokens")
         if isinstance(tokens, ArrayInfo):
             for key in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):

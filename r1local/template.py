@@ -139,7 +139,7 @@ class _Placeholders:
 
     def cut(self, rendered: str) -> list[Segment]:
         segments: list[Segment] = []
-        for index, piece in enumerate(re.split(f"\ue000{self._nonce}([0-9]+)\ue001", rendered)):
+        for index, piece in enumerate(re.split(f"\ue000{self._nonce}([0-9]{{1,9}})\ue001", rendered)):
             if index % 2:
                 number = int(piece)
                 if number > self.last:

@@ -84,7 +84,7 @@ def main() -> None:
     _limit()
     for line in sys.stdin.buffer:
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_VIRTUAL, MAX_CPU_SECONDS)  # its signal ends the process
+            signal.setitimer(signal.ITIMER_PROF, MAX_CPU_SECONDS)  # its signal ends the process
         try:
             request = json.loads(line)
             reply = {"text": render(request["source"], request["variables"])}
@@ -95,7 +95,7 @@ def main() -> None:
         except Exception as error:  # a template can raise anything at all; all of it is one message
             reply = {"error": str(error) or type(error).__name__}
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.buffer.write(json.dumps(reply).encode("ascii") + b"\n")
         sys.stdout.buffer.flush()
 

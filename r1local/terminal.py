@@ -12,18 +12,18 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# Characters that reorder or hide text: bidi controls, zero-width and filler characters, tags, and the
-# lone surrogates that no encoding takes. U+200C and U+200D are judged by their neighbours.
+# Characters that reorder or hide text: bidi controls, zero-width and filler characters, format controls, tags.
 _HIDDEN = (
-    "\u00ad\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2028\u2029"
-    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff"
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2028\u2029"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _CONTROL = "\x00-\x08\x0b-\x1f\x7f\x80-\x9f"
-_SUSPECT = re.compile(f"[{_CONTROL}{_HIDDEN}\u200c\u200d\ufe00-\ufe0f\ud800-\udfff]")
-# Held back at the end of a piece: what follows decides how they are shown.
-_UNDECIDED = "\r\u200c\u200d"
-
+# Judged by their neighbours: joiners belong between letters and emoji, a selector behind one character.
 _JOINERS = "\u200c\u200d"
+_SELECTORS = "\ufe00-\ufe0f"
+_SUSPECT = re.compile(f"[{_CONTROL}{_HIDDEN}{_JOINERS}{_SELECTORS}\ud800-\udfff]")
+# Held back at the end of a piece: what follows decides how they are shown.
+_UNDECIDED = "\r" + _JOINERS
 
 
 def _mark(char: str) -> str:
@@ -37,16 +37,21 @@ def _mark(char: str) -> str:
     return f"⟨U+{code:04X}⟩"
 
 
-def _joinable(char: str) -> bool:
-    """Letters, marks and emoji: what U+200C and U+200D legitimately stand between."""
-    return bool(char) and (unicodedata.category(char)[0] in "LMS" or char in "\ufe0f\u200d")
+def _joins(char: str) -> bool:
+    """Whether a joiner may stand in front of it: a letter, a mark, an emoji, and nothing suspect."""
+    return bool(char) and unicodedata.category(char)[0] in "LMS" and not _SUSPECT.match(char)
+
+
+def _selector(char: str) -> bool:
+    return "\ufe00" <= char <= "\ufe0f"
 
 
 class TerminalCleaner:
     """Cleans text that comes in pieces. Where it is cut makes no difference to the result."""
 
     def __init__(self) -> None:
-        self._before = ""
+        self._last = ""
+        """The last character put out as it was; empty after a mark."""
         self._held = ""
 
     def feed(self, text: str) -> str:
@@ -61,37 +66,43 @@ class TerminalCleaner:
         """Whatever is still held, as nothing follows."""
         held, self._held = self._held, ""
         cleaned = self._clean(held, "")
-        self._before = ""
+        self._last = ""
         return cleaned
 
     def _clean(self, text: str, after: str) -> str:
         if not text:
             return ""
-        before = self._before
-        self._before = text[-1]
         if not _SUSPECT.search(text):
+            self._last = text[-1]
             return text
-        return "".join(self._pieces(before, text, after))
+        return "".join(self._pieces(text, after))
 
-    @staticmethod
-    def _pieces(before: str, text: str, after: str) -> Iterator[str]:
+    def _pieces(self, text: str, after: str) -> Iterator[str]:
         position = 0
         for match in _SUSPECT.finditer(text):
-            index = match.start()
-            char = match.group()
-            yield text[position:index]
+            index, char = match.start(), match.group()
+            if index > position:
+                yield text[position:index]
+                self._last = text[index - 1]
             position = index + 1
-            previous = text[index - 1] if index else before
-            following = text[index + 1] if index + 1 < len(text) else after
+            following = text[position] if position < len(text) else after
             if char == "\r" and following == "\n":
                 continue
-            if (char in _JOINERS and _joinable(previous) and _joinable(following)) or (
-                "\ufe00" <= char <= "\ufe0f" and previous and not "\ufe00" <= previous <= "\ufe0f"
-            ):
+            if self._belongs(char, following):
                 yield char
+                self._last = char
             else:
                 yield _mark(char)
-        yield text[position:]
+                self._last = ""
+        if position < len(text):
+            yield text[position:]
+            self._last = text[-1]
+
+    def _belongs(self, char: str, following: str) -> bool:
+        """Whether a joiner or a selector does its work here rather than hide."""
+        if char in _JOINERS:
+            return (_joins(self._last) or _selector(self._last)) and _joins(following)
+        return _selector(char) and bool(self._last) and not _selector(self._last) and self._last not in _JOINERS
 
 
 def clean(text: str) -> str:
@@ -122,4 +133,4 @@ def escape_json(document: str) -> str:
 
 
 # Outside strings a document holds newlines and tabs; both are outside the class.
-_JSON_SUSPECT = re.compile(f"[{_CONTROL}{_HIDDEN}\u200c\u200d\ud800-\udfff]")
+_JSON_SUSPECT = re.compile(f"[{_CONTROL}{_HIDDEN}{_JOINERS}\ud800-\udfff]|(?<=[{_JOINERS}{_SELECTORS}])[{_SELECTORS}]")

@@ -553,6 +553,6 @@ def test_the_search_for_facts_leaves_other_numbers_alone(source: str) -> None:
         ("DeepSeek-R1-Distill-Qwen-14B-abliterated-Q4_K_M.gguf", None),
     ],
 )
-def test_another_model_with_a_longer_name_is_not_this_one(catalog: Catalog, file: str, id_: str | None) -> None:
-    found = catalog.by_file_name(file)
+def test_another_model_with_a_longer_name_is_not_this_one(file: str, id_: str | None) -> None:
+    found = load_catalog().by_file_name(file)
     assert (found.id if found else None) == id_
