@@ -11,13 +11,11 @@ from __future__ import annotations
 import mmap
 import re
 import struct
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from r1local.errors import ModelFileError, ModelNotFound, NotGGUF, TruncatedGGUF, UnsupportedModel
-from r1local.gguf_types import FILE_TYPES, TENSOR_TYPES
+from r1local.gguf_types import TENSOR_TYPES, ArrayInfo, GgufHeader, TensorInfo
 
 # Caps, all well above real models: a real file of 152,064 tokens and 300,000 merges is far below them.
 MAX_KEYS = 100_000
@@ -58,81 +56,6 @@ _ARRAY_TYPES = {
 # Keys that the C library reads as one type only, and aborts on another.
 _KEY_TYPES = {"general.alignment": 4, "general.architecture": _STRING, "split.no": 2, "split.count": 2}
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayInfo:
-    """An array in the metadata. Its elements are not kept: a vocabulary is 150,000 strings."""
-
-    element_type: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    name: str
-    shape: tuple[int, ...]
-    """Row length first, as ggml has it."""
-    type_id: int
-    offset: int
-    """From the start of the data section."""
-    size: int
-    """Bytes, without padding."""
-
-    @property
-    def type_name(self) -> str:
-        return TENSOR_TYPES[self.type_id][0]
-
-
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
-    path: Path
-    version: int
-    metadata: dict[str, Any]
-    """Scalars and strings by key; an array is an ArrayInfo."""
-    tensors: tuple[TensorInfo, ...]
-    data_offset: int
-    file_size: int
-    """Of all parts together where the file is split."""
-    alignment: int = 32
-    parts: tuple[Path, ...] = field(default=())
-    """The further files of a split model, in order."""
-
-    @property
-    def architecture(self) -> str:
-        return str(self.metadata["general.architecture"])
-
-    @property
-    def quantization(self) -> str:
-        """The name of the file's mix, Q4_K_M or so; the commonest tensor type where the file does not say."""
-        name = FILE_TYPES.get(self.metadata.get("general.file_type", -1))
-        if name:
-            return name
-        weights: Counter[str] = Counter()
-        for tensor in self.tensors:
-            if len(tensor.shape) > 1:
-                weights[tensor.type_name] += tensor.size
-        return weights.most_common(1)[0][0] if weights else "unknown"
-
-    @property
-    def parameters(self) -> int:
-        total = 0
-        for tensor in self.tensors:
-            count = 1
-            for n in tensor.shape:
-                count *= n
-            total += count
-        return total
-
-    @property
-    def chat_template(self) -> str | None:
-        template = self.metadata.get("tokenizer.chat_template")
-        return template if isinstance(template, str) else None
-
-    def integer(self, suffix: str, default: int = 0) -> int:
-        """The value of `{architecture}.{suffix}`, such as block_count."""
-        value = self.metadata.get(f"{self.architecture}.{suffix}", default)
-        return value if isinstance(value, int) else default
 
 
 def read_header(path: Path, *, follow_parts: bool = True) -> GgufHeader:

@@ -1,4 +1,11 @@
-"""The numbers GGUF files use for block types and for mixes of them."""
+"""What a GGUF header says, as values, and the numbers it uses for block types and for mixes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 # ggml_type -> (name, weights in a block, bytes in a block). ggml/src/ggml-common.h and ggml.c.
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
@@ -45,3 +52,78 @@ FILE_TYPES = {
     26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16",
     36: "TQ1_0", 37: "TQ2_0",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """An array in the metadata. Its elements are not kept: a vocabulary is 150,000 strings."""
+
+    element_type: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    name: str
+    shape: tuple[int, ...]
+    """Row length first, as ggml has it."""
+    type_id: int
+    offset: int
+    """From the start of the data section."""
+    size: int
+    """Bytes, without padding."""
+
+    @property
+    def type_name(self) -> str:
+        return TENSOR_TYPES[self.type_id][0]
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    path: Path
+    version: int
+    metadata: dict[str, Any]
+    """Scalars and strings by key; an array is an ArrayInfo."""
+    tensors: tuple[TensorInfo, ...]
+    data_offset: int
+    file_size: int
+    """Of all parts together where the file is split."""
+    alignment: int = 32
+    parts: tuple[Path, ...] = field(default=())
+    """The further files of a split model, in order."""
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def quantization(self) -> str:
+        """The name of the file's mix, Q4_K_M or so; the commonest tensor type where the file does not say."""
+        name = FILE_TYPES.get(self.metadata.get("general.file_type", -1))
+        if name:
+            return name
+        weights: Counter[str] = Counter()
+        for tensor in self.tensors:
+            if len(tensor.shape) > 1:
+                weights[tensor.type_name] += tensor.size
+        return weights.most_common(1)[0][0] if weights else "unknown"
+
+    @property
+    def parameters(self) -> int:
+        total = 0
+        for tensor in self.tensors:
+            count = 1
+            for n in tensor.shape:
+                count *= n
+            total += count
+        return total
+
+    @property
+    def chat_template(self) -> str | None:
+        template = self.metadata.get("tokenizer.chat_template")
+        return template if isinstance(template, str) else None
+
+    def integer(self, suffix: str, default: int = 0) -> int:
+        """The value of `{architecture}.{suffix}`, such as block_count."""
+        value = self.metadata.get(f"{self.architecture}.{suffix}", default)
+        return value if isinstance(value, int) else default

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from r1local.errors import OutOfMemory
-from r1local.gguf_header import GgufHeader
+from r1local.gguf_types import GgufHeader
 from r1local.hardware import Hardware
 
 # Contexts tried from the largest down. A thought of an R1 distill is often 5,000 to 20,000 tokens long.

@@ -28,8 +28,8 @@ from r1local.errors import (
     TruncatedGGUF,
     UnsupportedModel,
 )
-from r1local.gguf_header import GgufHeader, read_header
-from r1local.gguf_types import FILE_TYPES, TENSOR_TYPES
+from r1local.gguf_header import read_header
+from r1local.gguf_types import FILE_TYPES, TENSOR_TYPES, GgufHeader
 from tests import makers
 
 MIB = 1 << 20

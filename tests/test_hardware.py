@@ -14,7 +14,7 @@ import pytest
 from r1local import hardware
 from r1local.catalog import load_catalog
 from r1local.errors import OutOfMemory
-from r1local.gguf_header import ArrayInfo, GgufHeader
+from r1local.gguf_types import ArrayInfo, GgufHeader
 from r1local.hardware import Hardware, detect, processor_name
 from r1local.plan import CONTEXT_STEPS, check_context, default_context, kv_bytes_per_token
 

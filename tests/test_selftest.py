@@ -17,7 +17,8 @@ from r1local import paths
 from r1local.engine import selftest
 from r1local.engine.model import Features
 from r1local.errors import ModelFileError, OutOfMemory, SelfTestFailed, UnsupportedModel
-from r1local.gguf_header import GgufHeader, read_header
+from r1local.gguf_header import read_header
+from r1local.gguf_types import GgufHeader
 
 pytestmark = pytest.mark.engine
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from r1local.engine.stream import Outcome, Piece, Request, Stream, merge
 from r1local.errors import ContextFull
-from r1local.gguf_header import GgufHeader, read_header
+from r1local.gguf_header import read_header
+from r1local.gguf_types import GgufHeader
 from r1local.template import ChatTemplate, Segment
 
 if TYPE_CHECKING:

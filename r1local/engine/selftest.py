@@ -28,7 +28,7 @@ from r1local.engine.context import Batch, Context
 from r1local.engine.library import library_folder, library_version
 from r1local.engine.model import Features, Model
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
-from r1local.gguf_header import GgufHeader
+from r1local.gguf_types import GgufHeader
 from r1local.hardware import processor_name
 from r1local.terminal import clean_line
 
