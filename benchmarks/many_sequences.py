@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.bare import GREEDY
-from benchmarks.measure import arguments, interleaved, report
+from benchmarks.measure import arguments, demo_model_q8_0, interleaved, report
 from r1local.chat_types import Turn
 from r1local.engine import EngineOptions, Piece, Request, merge, open_engine
 
@@ -16,7 +16,7 @@ SUBJECTS = (
 
 
 def main() -> None:
-    given = arguments(__doc__, tokens=96, sequences=16)
+    given = arguments(__doc__, demo_model_q8_0, tokens=96, sequences=16)
     with open_engine(given.model, EngineOptions(n_ctx=8192, n_seq_max=given.sequences)) as engine:
         prompts = [
             engine.encode(

