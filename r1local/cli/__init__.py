@@ -17,6 +17,9 @@ _Result = TypeVar("_Result")
 
 def main() -> None:
     """Run the command line and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     from r1local.cli.app import app
 
     app()

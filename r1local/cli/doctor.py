@@ -87,10 +87,7 @@ def _selftest() -> dict[str, str]:
     found = selftest.verdicts()
     if not found:
         return {"status": "not run yet; the first chat with a model does, or `r1local doctor -m FILE`"}
-    return {
-        quantization: verdict.summary + (f" (tried: {'; '.join(verdict.crashed)})" if verdict.crashed else "")
-        for quantization, verdict in found.items()
-    }
+    return {quantization: verdict.summary for quantization, verdict in found.items()}
 
 
 def _presence(path: Path) -> str:

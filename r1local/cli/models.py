@@ -12,6 +12,10 @@ from r1local.store import local_files
 _COLUMNS = ("NAME", "ALSO", "SIZE", "QUANT", "AIME24", "MATH", "LICENCE", "HERE")
 
 
+# What a narrow terminal goes without, in this order.
+_LEAVE_OUT = ("LICENCE", "ALSO", "MATH", "AIME24", "QUANT")
+
+
 def run_models(*, as_json: bool) -> None:
     output = Output()
     catalog = load_catalog()
@@ -23,14 +27,22 @@ def run_models(*, as_json: bool) -> None:
         output.json([{**dataclasses.asdict(model), "here": here[model.id]} for model in catalog.models], indent=2)
         return
     rows = [_COLUMNS, *(_row(catalog, model, here[model.id]) for model in catalog.models)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     columns = shutil.get_terminal_size().columns if output.stdout_is_terminal else 10_000
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for line in _table(rows, columns):
         output.data(fit(line, columns) + "\n")
     output.line(
         "SIZE: file of QUANT, the recommended one. AIME24, MATH: published pass@1 in percent, of the unquantized model."
     )
+
+
+def _table(rows: list[tuple[str, ...]], columns: int) -> list[str]:
+    """The rows, aligned. On a narrow terminal columns are left out, the least needed first."""
+    kept = list(range(len(_COLUMNS)))
+    widths = [max(len(row[column]) for row in rows) for column in kept]
+    for name in _LEAVE_OUT:
+        if sum(widths[column] + 2 for column in kept) - 2 > columns:
+            kept.remove(_COLUMNS.index(name))
+    return ["  ".join(row[column].ljust(widths[column]) for column in kept).rstrip() for row in rows]
 
 
 def _row(catalog: Catalog, model: Model, here: list[str]) -> tuple[str, ...]:

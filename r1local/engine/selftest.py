@@ -52,23 +52,31 @@ class Verdict:
 
     @property
     def summary(self) -> str:
-        off = [name for name, on in asdict(self.features).items() if not on]
-        return "all features work" if not off else f"works without {', '.join(off).replace('_', ' ')}"
+        """For `doctor`: what is used, and what crashed before."""
+        tried = f" (tried: {'; '.join(self.crashed)})" if self.crashed else ""
+        return f"works with {described(self.features)}{tried}"
 
 
-def ladder() -> list[tuple[str, Features]]:
+_NAMES = {
+    "amx": "AMX",
+    "extra_buffers": "repacked weights",
+    "flash_attention": "flash attention",
+    "mmap": "memory map",
+}
+
+
+def described(features: Features) -> str:
+    """What is taken away, for people: "all features", or "no AMX, no repacked weights"."""
+    off = [f"no {_NAMES[name]}" for name, on in asdict(features).items() if not on]
+    return ", ".join(off) or "all features"
+
+
+def ladder() -> list[Features]:
     """What is tried, in order: each step takes one thing away."""
-    full = Features()
-    no_amx = replace(full, amx=False)
-    no_extra = replace(no_amx, extra_buffers=False)
-    no_flash = replace(no_extra, flash_attention=False)
-    return [
-        ("all features", full),
-        ("no AMX", no_amx),
-        ("no AMX, no repacked weights", no_extra),
-        ("no AMX, no repacked weights, no flash attention", no_flash),
-        ("no AMX, no repacked weights, no flash attention, no memory map", replace(no_flash, mmap=False)),
-    ]
+    steps = [Features()]
+    for name in _NAMES:
+        steps.append(replace(steps[-1], **{name: False}))
+    return steps
 
 
 def check(
@@ -96,17 +104,17 @@ def check(
     steps = ladder()
     start = 0
     if known is not None:
-        start = next((i for i, (_, features) in enumerate(steps) if features == known.features), 0)
+        start = steps.index(known.features) if known.features in steps else 0
     elif memory.amx_crashed(_machine()):
         start = 1
-    for name, features in steps[start:]:
+    for features in steps[start:]:
         problem = _try(header.path, features, n_threads, n_gpu_layers, limit)
         if problem is None:
             verdict = Verdict(features, tuple(crashed), time.strftime("%Y-%m-%dT%H:%M:%S"))
             memory.remember(kind, file_key, verdict)
             return verdict
-        crashed.append(f"{name}: {problem}")
-        on_notice(f"With {name} the C library {problem}; trying with less.")
+        crashed.append(f"{described(features)}: {problem}")
+        on_notice(f"With {described(features)} the C library {problem}; trying with less.")
     attempts = "; ".join(crashed)
     if known is not None:
         raise ModelFileError(
