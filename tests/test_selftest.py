@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from r1local import paths
-from r1local.engine import selftest
+from r1local.engine import selftest, verdicts
 from r1local.engine.library import SPIN_COUNT
 from r1local.engine.model import Features
 from r1local.errors import ModelFileError, OutOfMemory, SelfTestFailed, UnsupportedModel
@@ -25,7 +25,7 @@ from r1local.gguf_types import GgufHeader
 pytestmark = pytest.mark.engine
 
 
-def check(path: Path, **options: object) -> selftest.Verdict:
+def check(path: Path, **options: object) -> verdicts.Verdict:
     return selftest.check(read_header(path), n_threads=1, **options)  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_when_nothing_works(random_model: Path, monkeypatch: pytest.MonkeyPatch)
     Deaths(monkeypatch, SEGV, None)
     with pytest.raises(SelfTestFailed, match=r"cannot run random\.gguf here") as caught:
         check(random_model)
-    assert caught.value.message.count("SIGSEGV") == len(selftest.ladder())
+    assert caught.value.message.count("SIGSEGV") == len(verdicts.ladder())
     assert "pip install" in caught.value.hint
 
 
@@ -192,9 +192,9 @@ def test_a_broken_memory_is_as_good_as_none(random_model: Path, content: bytes) 
 
 def test_verdicts_of_other_builds_do_not_count(random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(random_model)
-    assert list(selftest.verdicts()) == ["F32"]
-    monkeypatch.setattr(selftest, "processor_name", lambda: "another processor")
-    assert selftest.verdicts() == {}
+    assert list(verdicts.verdicts()) == ["F32"]
+    monkeypatch.setattr(verdicts, "processor_name", lambda: "another processor")
+    assert verdicts.verdicts() == {}
 
 
 def test_the_real_model_runs_here(smollm2: Path) -> None:

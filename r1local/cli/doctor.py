@@ -82,9 +82,9 @@ def _try(model: Path, threads: int, output: Output) -> None:
 
 
 def _selftest() -> dict[str, str]:
-    from r1local.engine import selftest
+    from r1local.engine.verdicts import verdicts
 
-    found = selftest.verdicts()
+    found = verdicts()
     if not found:
         return {"status": "not run yet; the first chat with a model does, or `r1local doctor -m FILE`"}
     return {quantization: verdict.summary for quantization, verdict in found.items()}

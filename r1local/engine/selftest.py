@@ -17,19 +17,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r1local import errors, paths
+from r1local import errors
 from r1local.engine.context import Batch, Context
-from r1local.engine.library import library_folder, library_version
+from r1local.engine.library import library_version
 from r1local.engine.model import Features, Model
+from r1local.engine.verdicts import Memory, Verdict, described, file_identity, kind_of, ladder, machine
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
 from r1local.gguf_types import GgufHeader
-from r1local.hardware import processor_name
 from r1local.terminal import clean_line
 
 # The least a child gets; a large file gets the time to be read from a slow disk as well.
@@ -39,44 +39,6 @@ _BATCH = 48
 _COMPARED = 4
 # Different kernels round differently; a wrong one is far off.
 _LEAST_COSINE = 0.98
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the self-test found for one build, processor and quantization."""
-
-    features: Features
-    crashed: tuple[str, ...]
-    """What was tried before and how it ended, in order; empty when all went well at once."""
-    tried_at: str = ""
-
-    @property
-    def summary(self) -> str:
-        """For `doctor`: what is used, and what crashed before."""
-        tried = f" (tried: {'; '.join(self.crashed)})" if self.crashed else ""
-        return f"works with {described(self.features)}{tried}"
-
-
-_NAMES = {
-    "amx": "AMX",
-    "extra_buffers": "repacked weights",
-    "flash_attention": "flash attention",
-    "mmap": "memory map",
-}
-
-
-def described(features: Features) -> str:
-    """What is taken away, for people: "all features", or "no AMX, no repacked weights"."""
-    off = [f"no {_NAMES[name]}" for name, on in asdict(features).items() if not on]
-    return ", ".join(off) or "all features"
-
-
-def ladder() -> list[Features]:
-    """What is tried, in order: each step takes one thing away."""
-    steps = [Features()]
-    for name in _NAMES:
-        steps.append(replace(steps[-1], **{name: False}))
-    return steps
 
 
 def check(
@@ -92,9 +54,9 @@ def check(
     `on_notice` is told when something is being tried, as that takes a while. `patience` is the most seconds a
     child gets. Raises SelfTestFailed, OutOfMemory, or the ModelFileError the file deserves.
     """
-    memory = _Memory.load()
-    kind = _kind(header)
-    file_key = _file_identity(header.path)
+    memory = Memory.load()
+    kind = kind_of(header)
+    file_key = file_identity(header.path)
     known = memory.verdict(kind)
     if known is not None and memory.data["files"].get(file_key) == kind:
         return known
@@ -105,7 +67,7 @@ def check(
     start = 0
     if known is not None:
         start = steps.index(known.features) if known.features in steps else 0
-    elif memory.amx_crashed(_machine()):
+    elif memory.amx_crashed(machine()):
         start = 1
     for features in steps[start:]:
         problem = _try(header.path, features, n_threads, n_gpu_layers, limit)
@@ -126,17 +88,6 @@ def check(
         "Run `r1local doctor`; rebuild with: CMAKE_ARGS=-DGGML_NATIVE=OFF pip install --force-reinstall "
         f"--no-cache-dir llama-cpp-python=={library_version()}",
     )
-
-
-def verdicts() -> dict[str, Verdict]:
-    """What is remembered of the installed build on this processor, by quantization."""
-    memory = _Memory.load()
-    prefix = _machine() + "|"
-    return {
-        kind.removeprefix(prefix): verdict
-        for kind in memory.data["kinds"]
-        if kind.startswith(prefix) and (verdict := memory.verdict(kind))
-    }
 
 
 def _try(path: Path, features: Features, n_threads: int, n_gpu_layers: int, limit: float) -> str | None:
@@ -240,66 +191,3 @@ def _exercise(request: dict[str, Any]) -> str | None:
     if scale > 0 and float(together @ apart) / scale < _LEAST_COSINE:
         return "computes different results for a batch than for single tokens"
     return None
-
-
-def _machine() -> str:
-    """Names the installed build and the processor: what a verdict holds for."""
-    marks = [library_version()]
-    folder = library_folder()
-    for library in sorted(folder.glob("*ggml-cpu*")) + sorted(folder.glob("*llama.*")):
-        if not library.is_symlink():
-            status = library.stat()
-            marks.append(f"{library.name}:{status.st_size}:{status.st_mtime_ns}")
-    return f"{' '.join(marks)}|{processor_name()}"
-
-
-def _kind(header: GgufHeader) -> str:
-    return f"{_machine()}|{header.quantization}"
-
-
-def _file_identity(path: Path) -> str:
-    status = path.stat()
-    return f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-
-
-class _Memory:
-    """selftest.json: {"kinds": {kind: verdict}, "files": {file: kind}}. A broken one is as good as none."""
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        self.data = data
-
-    @classmethod
-    def load(cls) -> _Memory:
-        data: Any = None
-        try:
-            data = json.loads(paths.selftest_file().read_bytes())
-        except (OSError, ValueError):
-            pass
-        if not isinstance(data, dict):
-            data = {}
-        return cls({name: part if isinstance(part := data.get(name), dict) else {} for name in ("kinds", "files")})
-
-    def verdict(self, kind: str) -> Verdict | None:
-        try:
-            entry = self.data["kinds"][kind]
-            return Verdict(Features(**entry["features"]), tuple(entry["crashed"]), entry["tried_at"])
-        except (KeyError, TypeError):
-            return None
-
-    def amx_crashed(self, machine: str) -> bool:
-        return any(
-            verdict is not None and not verdict.features.amx
-            for verdict in (self.verdict(kind) for kind in self.data["kinds"] if kind.startswith(machine + "|"))
-        )
-
-    def remember(self, kind: str, file_key: str, verdict: Verdict) -> None:
-        """Add to what is on disk now: another process may have learnt something meanwhile."""
-        latest = _Memory.load()
-        latest.data["kinds"][kind] = asdict(verdict)
-        latest.data["files"][file_key] = kind
-        while len(latest.data["files"]) > 1000:
-            del latest.data["files"][next(iter(latest.data["files"]))]
-        try:
-            paths.atomic_write(paths.selftest_file(), json.dumps(latest.data, indent=1).encode())
-        except (OSError, R1Error):
-            pass  # a full or read-only disk: it is tried again next time
