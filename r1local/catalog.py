@@ -67,6 +67,7 @@ class Model:
     base_licence: str
     recommended: str
     gguf: tuple[GgufSource, ...] = ()
+    templates: tuple[str, ...] = ()
     draft: str | None = None
     package: PackageSource | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
@@ -168,6 +169,7 @@ def parse_catalog(text: str) -> Catalog:
                 **{
                     **own,
                     "aliases": tuple(own["aliases"]),
+                    "templates": tuple(own.get("templates", ())),
                     "gguf": tuple(GgufSource(**source) for source in own.get("gguf", ())),
                     "package": PackageSource(**package) if package else None,
                     "sampling": {**sampling, **own.get("sampling", {})},

@@ -144,7 +144,7 @@ class Conversation:
 
     def _reply(self, turns: list[Turn]) -> Iterator[Event]:
         self._cancel_wanted = False
-        prompt = self.engine.template.render(turns)
+        prompt = self.engine.template.render(_as_sent(turns))
         request = Request(
             self.engine.encode(prompt.segments),
             self.sampling,
@@ -180,6 +180,23 @@ class Conversation:
         turn = reader.turn(complete=complete)
         if turn.text or turn.thought or complete:
             self.turns = [*turns, turn]
+
+
+def _as_sent(turns: list[Turn]) -> list[Turn]:
+    """The history for the model: no replies that never came to an answer, and no two turns of a role in a row.
+
+    A reply that was cut off inside its thought would be an empty answer to learn from. What was asked then
+    stays, in front of the next question.
+    """
+    sent: list[Turn] = []
+    for turn in turns:
+        if turn.role == "assistant" and not turn.text.strip():
+            continue
+        if sent and sent[-1].role == turn.role == "user":
+            sent[-1] = Turn("user", f"{sent[-1].text}\n\n{turn.text}")
+        else:
+            sent.append(turn)
+    return sent
 
 
 def with_system(text: str | None) -> list[Turn]:

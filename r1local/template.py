@@ -9,6 +9,7 @@ turn or end the prompt.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import queue
 import re
@@ -79,6 +80,11 @@ class ChatTemplate:
         self._knows_thoughts = THINK_CLOSE in self.source
         self.thinks = self._knows_thoughts if thinks is None else thinks
         self._worker = _Worker()
+
+    @property
+    def sha256(self) -> str:
+        """Names the template's text, to compare it with the ones a model's publisher gave it."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
 
     def set_tokens(self, *, bos: str, eos: str) -> None:
         """The texts of the model's tokens that begin and end a text, known once it is loaded."""

@@ -315,6 +315,20 @@ def test_doctor_with_a_bad_file(tmp_path: Path) -> None:
     assert b"cut off" in result.stderr
 
 
+def test_a_changed_template_is_told(thinking_model: Path, home: Path) -> None:
+    """A file named like a distill, with DeepSeek's template and with another one of the same length."""
+    path = home / "models" / "DeepSeek-R1-Distill-Qwen-7B-Q4_K_M.gguf"
+    path.parent.mkdir()
+    path.write_bytes(thinking_model.read_bytes())
+    result = run("chat", "-m", "7b", "?")
+    assert result.stdout.decode() == ANSWER
+    assert b"chat template" not in result.stderr
+    path.write_bytes(thinking_model.read_bytes().replace(b"ns.is_output_first", b"ns.is_0utput_first"))
+    result = run("chat", "-m", "7b", "?")
+    assert result.stdout.decode() == ANSWER
+    assert b"not one that was published for DeepSeek-R1-Distill-Qwen-7B" in result.stderr
+
+
 def test_no_network_is_used(thinking_model: Path) -> None:
     """With every socket forbidden, a chat answers."""
     code = (

@@ -655,3 +655,12 @@ def test_readers_of_two_streams_do_not_mix() -> None:
     assert (one.thinking, two.thinking) == (True, False)
     assert (one.thought, one.answer, one.think_tokens) == ("thought", "", 1)
     assert (two.thought, two.answer, two.think_tokens) == ("", "answer", 0)
+
+
+def test_a_question_without_an_answer_is_asked_with_the_next_one(r1: Ask) -> None:
+    """No empty answer to learn from, and no two questions in a row, which templates garble."""
+    conversation = r1(Script(("secret ", "plan "), finish="length"), thoughtful("x", "y"))
+    list(conversation.ask("First?"))
+    list(conversation.ask("Second?"))
+    assert prompt_of(conversation) == "<｜User｜>First?\n\nSecond?<｜Assistant｜><think>\n"
+    assert [turn.text for turn in conversation.turns] == ["First?", "", "Second?", "y"]

@@ -62,6 +62,7 @@ def run_chat(flags: ChatFlags) -> None:
     _warn(catalog, local, output)
     engine = load(local, settings, output)
     try:
+        _warn_of_template(local, engine, output)
         conversation = Conversation(engine, sampling, settings.max_tokens, flags.stop, with_system(settings.system))
         if interactive:
             from r1local.cli.repl import run_repl
@@ -227,6 +228,15 @@ def _warn(catalog: Catalog, local: LocalModel, output: Output) -> None:
         output.line(
             f"{known.name} has fewer than {catalog.warn_below_bits} bits a weight: expect more mistakes and "
             f"endless thoughts than with {local.model.recommended}."
+        )
+
+
+def _warn_of_template(local: LocalModel, engine: LlamaEngine, output: Output) -> None:
+    model = local.model
+    if model is not None and model.templates and engine.template.sha256 not in model.templates:
+        output.line(
+            f"The chat template in this file is not one that was published for {model.name}: "
+            "whoever made the file changed it."
         )
 
 
