@@ -125,17 +125,30 @@ def test_prefix_of_a_running_reply_is_shared(engine: LlamaEngine) -> None:
     assert reused == [0] + [199] * 7
 
 
-def test_shared_prefix_does_not_mix_replies(engine: LlamaEngine) -> None:
-    """Replies that share a prefix and then differ are as if each were alone."""
+def test_shared_prefix_does_not_mix_replies(engine: LlamaEngine, random_model: Path) -> None:
+    """Replies that share a prefix and then differ are as if each were alone, in an engine that shares nothing."""
     tails = [prompt(10, 66 + i) for i in range(5)]
     common = prompt(150)
     streams = [engine.submit(Request(common + tail, GREEDY, max_tokens=12)) for tail in tails]
-    together = [read(stream)[0] for stream in streams]
-    fresh = []
+    together = [read(stream) for stream in streams]
+    assert [outcome.reused_tokens for _, outcome in together] == [0, 150, 150, 150, 150]
+    alone = []
     for tail in tails:
-        ask(engine, prompt(300, 70), 1)  # pushes the cached prefix out of the slot in use
-        fresh.append(ask(engine, common + tail, 12)[0])
-    assert_alike(together, fresh)
+        with open_engine(random_model, EngineOptions(n_ctx=1024)) as fresh:
+            alone.append(ask(fresh, common + tail, 12)[0])
+    assert_alike([text for text, _ in together], alone)
+
+
+def test_a_reused_prefix_gives_what_reading_it_gives(engine: LlamaEngine, random_model: Path) -> None:
+    """Turn after turn in one engine, against a fresh engine for each: cutting the cache back leaves nothing behind."""
+    prompts = [prompt(120), prompt(120) + prompt(30, 70), prompt(60) + prompt(40, 72), prompt(60) + prompt(9, 75)]
+    reused, alone = [], []
+    for tokens in prompts:
+        reused.append(ask(engine, tokens, 12))
+        with open_engine(random_model, EngineOptions(n_ctx=1024)) as fresh:
+            alone.append(ask(fresh, tokens, 12)[0])
+    assert [outcome.reused_tokens for _, outcome in reused] == [0, 120, 60, 60]
+    assert_alike([text for text, _ in reused], alone)
 
 
 def test_more_requests_than_sequences(engine: LlamaEngine) -> None:
