@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -77,15 +77,15 @@ def chat(
     ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Tokens and speeds on stderr afterwards.")] = False,
     system: Annotated[str | None, typer.Option(help="System prompt. DeepSeek advises against one for R1.")] = None,
-    temperature: Annotated[Optional[float], typer.Option(help="0 is greedy; R1 wants 0.5 to 0.7.")] = None,  # noqa: UP045
-    top_p: Annotated[Optional[float], typer.Option("--top-p", help="Nucleus sampling; 1 is off.")] = None,  # noqa: UP045
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy; R1 wants 0.5 to 0.7.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling; 1 is off.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Keep so many likeliest tokens; 0 is off.")] = None,
     min_p: Annotated[
         float | None,
         typer.Option("--min-p", help="Drop tokens below this share of the likeliest; 0 is off."),
     ] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Same seed, same reply.")] = None,  # noqa: UP045
-    repeat_penalty: Annotated[Optional[float], typer.Option(help="1 is off.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(help="Same seed, same reply.")] = None,
+    repeat_penalty: Annotated[float | None, typer.Option(help="1 is off.")] = None,
     dry: Annotated[float | None, typer.Option("--dry", help="DRY multiplier against repetition; 0 is off.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", "-n", help="Most tokens of a reply, thought included.")
@@ -133,9 +133,7 @@ def models(
 @guarded
 def doctor(
     json_: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
-    model: Annotated[
-        Optional[Path], typer.Option("--model", "-m", help="Also try this .gguf file.")  # noqa: UP045
-    ] = None,
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Also try this .gguf file.")] = None,
 ) -> None:
     """Look at this machine, the installed build, the folders and the models."""
     from r1local.cli.doctor import run_doctor
