@@ -271,7 +271,8 @@ def test_interrupt_at_any_time(endless_model: Path, delay: float) -> None:
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
-    assert process.returncode in (ExitCode.INTERRUPTED, -signal.SIGINT)
+    early = {-signal.SIGINT, ExitCode.FAILED} if delay < 0.3 else set()  # before any command of ours runs
+    assert process.returncode in {ExitCode.INTERRUPTED, *early}
     # Before the program's own first line, Python itself prints where it was interrupted.
     if delay >= 0.3:
         assert b"Traceback" not in stderr
