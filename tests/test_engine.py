@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -344,3 +345,26 @@ def test_penalties_end_an_endless_repetition(endless_model: Path) -> None:
         dry = Sampling(0.0, 1.0, 0, 0.0, dry_multiplier=100.0)
         loop = text[-12:]
         assert loop not in read(engine.submit(Request([10], dry, max_tokens=60)))[0][-40:]
+
+
+def test_what_progress_raises_stops_the_loading(random_model: Path) -> None:
+    """Ctrl-C while a large file is read: the interrupt comes out, and the next load is a load like any other."""
+
+    def interrupt(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_engine(random_model, EngineOptions(n_ctx=256), on_progress=interrupt)
+    shares: list[float] = []
+    with open_engine(random_model, EngineOptions(n_ctx=256), on_progress=shares.append) as engine:
+        assert ask(engine, prompt(5), 2)[1].finish == "length"
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_file_names_of_any_bytes(random_model: Path, tmp_path: Path) -> None:
+    for name in ("模型 with spaces.gguf", os.fsdecode(b"caf\xe9.gguf")):
+        path = tmp_path / name
+        path.write_bytes(random_model.read_bytes())
+        with open_engine(path, EngineOptions(n_ctx=256)) as engine:
+            assert ask(engine, prompt(5), 2)[1].finish == "length"

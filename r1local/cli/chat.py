@@ -105,10 +105,9 @@ def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
     """Open the engine with a live line about it."""
     share = 0.0
 
-    def progress(value: float) -> bool:
+    def progress(value: float) -> None:
         nonlocal share
         share = value
-        return True
 
     output.status(lambda: f"Loading {local.path.name} {share:.0%}")
     try:

@@ -103,12 +103,12 @@ def open_engine(
     *,
     thinks: bool | None = None,
     on_notice: Callable[[str], None] = lambda _: None,
-    on_progress: Callable[[float], bool] | None = None,
+    on_progress: Callable[[float], None] = lambda _: None,
 ) -> LlamaEngine:
     """Load the GGUF file `path`, tried in a child process first where it is new here.
 
     `thinks` says that it is a reasoning model; None asks its template. `on_notice` gets sentences for the
-    user, `on_progress` the share loaded, and returns False to give up. Raises R1Error.
+    user, `on_progress` the share loaded; what that raises stops the loading. Raises R1Error.
     """
     from r1local import hardware, plan
 

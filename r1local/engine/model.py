@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,9 @@ class Model:
         features: Features,
         *,
         n_gpu_layers: int = -1,
-        on_progress: Callable[[float], bool] | None = None,
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Load `path`. `on_progress` gets 0.0 to 1.0 and returns False to stop loading.
+        """Load `path`. `on_progress` gets 0.0 to 1.0; what it raises stops the loading and comes out here.
 
         Raises UnsupportedModel, OutOfMemory or ModelFileError.
         """
@@ -56,10 +57,23 @@ class Model:
         params.use_extra_bufts = features.extra_buffers and (features.amx or not _amx_allowed)
         params.load_mode = 1 if features.mmap else 0
         params.n_gpu_layers = n_gpu_layers
-        callback = lib.llama_progress_callback(lambda share, _: True if on_progress is None else on_progress(share))
+        raised: list[BaseException] = []
+
+        def progress(share: float, _: object) -> bool:
+            # Nothing can be raised through the library; a Ctrl-C during a long load arrives here as well.
+            try:
+                on_progress(share)
+            except BaseException as error:
+                raised.append(error)
+            return not raised
+
+        callback = lib.llama_progress_callback(progress)
         params.progress_callback = callback
         forget_log()
-        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
+        self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        if raised:
+            self.close()
+            raise raised[0]
         if not self._model:
             raise _load_error(path)
         self._vocab = lib.llama_model_get_vocab(self._model)
@@ -141,8 +155,8 @@ class Model:
                 continue
             tag = self._text(token)
             parts = text.split(tag)
-            if len(parts) == 1:
-                continue
+            if len(parts) == 1:  # matched where it is written otherwise: nothing spans a character by itself
+                return [id_ for char in text for id_ in self.tokenize(char, parse_special=False)]
             for index in range(len(parts) - 1):
                 parts[index] += tag[:-1]
                 parts[index + 1] = tag[-1:] + parts[index + 1]
