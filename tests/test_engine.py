@@ -368,3 +368,9 @@ def test_file_names_of_any_bytes(random_model: Path, tmp_path: Path) -> None:
         path.write_bytes(random_model.read_bytes())
         with open_engine(path, EngineOptions(n_ctx=256)) as engine:
             assert ask(engine, prompt(5), 2)[1].finish == "length"
+
+
+def test_more_sequences_than_a_batch_holds(random_model: Path) -> None:
+    with open_engine(random_model, EngineOptions(n_ctx=1024, n_seq_max=12, n_batch=8)) as engine:
+        streams = [engine.submit(Request(prompt(10, 65 + i), GREEDY, max_tokens=5)) for i in range(12)]
+        assert [read(stream)[1].finish for stream in streams] == ["length"] * 12

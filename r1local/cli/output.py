@@ -42,7 +42,7 @@ class Output:
         self._talk_at_line_start = True
         self._lock = threading.RLock()
         self._status: Callable[[], str] | None = None
-        self._status_width = 0
+        self._status_drawn = False
         self._ticker: threading.Thread | None = None
         self._stop_ticking = threading.Event()
 
@@ -144,13 +144,13 @@ class Output:
         text = fit(clean_line(self._status()), max(1, columns - 1))
         self.stderr.write("\r" + text + "\x1b[K")
         self.stderr.flush()
-        self._status_width = 1
+        self._status_drawn = True
 
     def _erase_status(self) -> None:
-        if self._status_width:
+        if self._status_drawn:
             self.stderr.write("\r\x1b[K")
             self.stderr.flush()
-            self._status_width = 0
+            self._status_drawn = False
 
 
 def fit(text: str, columns: int) -> str:

@@ -47,8 +47,8 @@ class Scheduler:
         self._calls: SimpleQueue[Job | None] = SimpleQueue()
         self._chunk = _FIRST_CHUNK
         """Prompt tokens in a round while others are running."""
-        self._lock = threading.Lock()
-        # Under the lock, as any thread may submit and cancel:
+        # Any thread may submit and cancel, and a signal handler may cancel in the middle of either.
+        self._lock = threading.RLock()
         self._jobs: dict[Stream, Job] = {}
         self._cancelled: set[Job] = set()
         self._decoding: dict[Job, int] = {}
@@ -199,7 +199,8 @@ class Scheduler:
         batch = self._batch
         batch.clear()
         active = self._slots.active
-        parts = [self._add(slot, 1) for slot in active if not slot.reading]
+        running = [slot for slot in active if not slot.reading]
+        parts = [self._add(slot, 1) for slot in running[: batch.capacity]]
         room = batch.capacity - batch.size
         if parts:
             room = min(room, self._chunk)
