@@ -78,7 +78,7 @@ def said(prompt: Prompt) -> list[str]:
 
 # --- the exact prompt ---
 
-# facts.md 2.7, except the end: v2 opens the thought, v1 leaves that to whoever renders.
+# As jinja2 itself renders DeepSeek's template, except the end: v2 opens the thought, v1 leaves that to whoever renders.
 R1_CONVERSATIONS: dict[str, tuple[list[Turn], str]] = {
     "one question": ([user("hi")], f"{BOS}{USER}hi{ASSISTANT}"),
     "system prompt": ([Turn("system", "SYS"), user("hi")], f"{BOS}SYS{USER}hi{ASSISTANT}"),
