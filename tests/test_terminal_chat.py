@@ -230,3 +230,10 @@ def test_raw_is_refused_on_a_terminal(start: Start, thinking_model: Path) -> Non
     screen = start("chat", "-m", thinking_model, "--raw", "?")
     assert screen.wait() == 2
     assert "--raw is for pipes" in screen.text
+
+
+def test_no_live_line_is_drawn_over_a_thought_that_is_the_data(start: Start, endless_model: Path) -> None:
+    """With `--think only` the text runs on stdout for longer than the live line takes to be redrawn."""
+    screen = start("chat", "-m", endless_model, "--ctx", "65536", "-n", "6000", "--think", "only", "?", columns=100)
+    screen.wait()
+    assert b"Reading" not in screen.raw.partition(b"Wait")[2]

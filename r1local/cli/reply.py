@@ -62,11 +62,9 @@ class ReplyView:
     def _think(self, text: str) -> None:
         if self._first_thought_at is None:
             self._first_thought_at = time.perf_counter()
-            if self._mode in ("fold", "hide"):
-                self._output.status(self._thinking if self._mode == "fold" else None)
+            self._output.status(self._thinking if self._mode == "fold" else None)
         match self._mode:
             case "show":
-                self._output.status(None)
                 self._output.talk(text)
             case "only":
                 self._output.data(text)
