@@ -121,14 +121,18 @@ class Catalog:
 
     def quantization(self, name: str) -> Quantization:
         """Raises ModelNotFound with the nearest names."""
-        by_name = {quantization.name.lower(): quantization for quantization in self.quantizations}
-        if name.lower() in by_name:
-            return by_name[name.lower()]
-        near = suggest(name.lower(), by_name)
+        known = self.known_quantization(name)
+        if known is not None:
+            return known
+        near = suggest(name.lower(), [quantization.name.lower() for quantization in self.quantizations])
         raise ModelNotFound(
             f"No quantization is called {name!r}.",
             f"Did you mean {near.upper()}?" if near else "Known: " + ", ".join(q.name for q in self.quantizations),
         )
+
+    def known_quantization(self, name: str) -> Quantization | None:
+        """The quantization of this name in any case of letters, if there is one."""
+        return next((known for known in self.quantizations if known.name.lower() == name.lower()), None)
 
     def by_file_name(self, file_name: str) -> Model | None:
         """The model whose files are named like this one, if there is one."""

@@ -157,18 +157,15 @@ class Conversation:
         stream = self._stream = self.engine.submit(request)
         if self._cancel_wanted:
             stream.cancel()
-        ended = False
         try:
             for piece in stream:
                 yield from reader.feed(piece)
             assert stream.outcome is not None
             events = reader.finish(stream.outcome)
-            ended = True
             self._remember(turns, reader, complete=stream.outcome.finish == "stop")
             yield from events
         except GeneratorExit:
-            if not ended:
-                stream.cancel()
+            if stream.outcome is None:  # dropped before its end, which would have been remembered
                 self._remember(turns, reader, complete=False)
             raise
         finally:

@@ -44,7 +44,7 @@ def find(catalog: Catalog, name: str) -> LocalModel:
             raise _no_file(name) from None
     if path is not None:
         origin = "models folder" if path.parent == paths.models_folder() else "file"
-        return LocalModel(path, catalog.by_file_name(path.name), _quantization_in(path.name, catalog), origin)
+        return _named_by_file(path, catalog, origin)
     try:
         model, quantization = catalog.resolve(name)
     except ModelNotFound:
@@ -57,6 +57,11 @@ def find(catalog: Catalog, name: str) -> LocalModel:
     if not found:
         raise _not_here(model, quantization)
     return min(found, key=lambda local: _preference(catalog, model, local))
+
+
+def _named_by_file(path: Path, catalog: Catalog, origin: str) -> LocalModel:
+    """A file that nothing but its name tells about."""
+    return LocalModel(path, catalog.by_file_name(path.name), _quantization_in(path.name, catalog), origin)
 
 
 def _plainly_a_path(name: str) -> bool:
@@ -107,10 +112,7 @@ def all_local(catalog: Catalog) -> list[LocalModel]:
         for path in sorted(folder.glob("*.gguf")):
             if _LATER_PART.search(path.name):
                 continue
-            known = LocalModel(
-                path, catalog.by_file_name(path.name), _quantization_in(path.name, catalog), "models folder"
-            )
-            found.setdefault(path.resolve(), known)
+            found.setdefault(path.resolve(), _named_by_file(path, catalog, "models folder"))
     return list(found.values())
 
 
@@ -135,9 +137,8 @@ def _not_here(model: Model, quantization: Quantization | None) -> ModelNotFound:
 
 def _preference(catalog: Catalog, model: Model, local: LocalModel) -> tuple[int, float]:
     """The recommended quantization first, then the best one."""
-    name = local.quantization.upper()
-    bits = next((q.bits for q in catalog.quantizations if q.name == name), 0.0)
-    return (0 if name == model.recommended else 1, -bits)
+    known = catalog.known_quantization(local.quantization)
+    return (0 if known and known.name == model.recommended else 1, -known.bits if known else 0.0)
 
 
 def _package_file(module: str, file: str) -> Path | None:

@@ -43,7 +43,7 @@ class ChatFlags:
 
 
 def run_chat(flags: ChatFlags) -> None:
-    """Raises R1Error; raises SystemExit when the reply was interrupted."""
+    """Raises R1Error; raises KeyboardInterrupt when the reply was interrupted."""
     if flags.json and flags.events:
         raise UsageError("--json and --events exclude one another.", "Choose one.")
     output = Output(raw=flags.raw)
@@ -222,7 +222,7 @@ def _piped(output: Output) -> str:
 def _warn(catalog: Catalog, local: LocalModel, output: Output) -> None:
     if local.model is None or not local.model.thinks or not local.quantization:
         return
-    known = next((q for q in catalog.quantizations if q.name == local.quantization), None)
+    known = catalog.known_quantization(local.quantization)
     if known is not None and known.weight_bits < catalog.warn_below_bits:
         output.line(
             f"{known.name} has fewer than {catalog.warn_below_bits} bits a weight: expect more mistakes and "

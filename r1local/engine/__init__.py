@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 from r1local.engine.stream import Outcome, Piece, Request, Stream, merge
 from r1local.errors import ContextFull
 from r1local.gguf_header import read_header
-from r1local.gguf_types import GgufHeader
 from r1local.template import ChatTemplate, Segment
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ class Engine(Protocol):
 class LlamaEngine:
     """A model file, loaded."""
 
-    def __init__(self, header: GgufHeader, model: Model, scheduler: Scheduler, template: ChatTemplate) -> None:
-        self.header = header
+    def __init__(self, model: Model, scheduler: Scheduler, template: ChatTemplate) -> None:
         self.template = template
         self.n_ctx = scheduler.n_ctx
         self._model = model
@@ -121,9 +120,11 @@ def open_engine(
     trained = header.integer("context_length")
     if trained and n_ctx > trained:
         on_notice(f"This model was trained for {trained:,} tokens; it gets worse beyond them.")
-    # Its process starts while the model loads.
-    template = ChatTemplate(header.chat_template, thinks=thinks)
-    try:
+    with ExitStack() as on_failure:
+        # Its process starts while the model loads.
+        template = ChatTemplate(header.chat_template, thinks=thinks)
+        on_failure.callback(template.close)
+
         from r1local.engine import selftest
         from r1local.engine.context import Context
         from r1local.engine.model import Model
@@ -131,21 +132,17 @@ def open_engine(
 
         verdict = selftest.check(header, n_threads=threads, n_gpu_layers=options.n_gpu_layers, on_notice=on_notice)
         model = Model(path, verdict.features, n_gpu_layers=options.n_gpu_layers, on_progress=on_progress)
-        try:
-            template.set_tokens(bos=model.bos_text, eos=model.eos_text)
-            context = Context(
-                model,
-                verdict.features,
-                n_ctx=n_ctx,
-                n_batch=options.n_batch,
-                n_seq_max=options.n_seq_max,
-                n_threads=threads,
-            )
-            scheduler = Scheduler(model, context, n_seq_max=options.n_seq_max)
-        except BaseException:
-            model.close()
-            raise
-    except BaseException:
-        template.close()
-        raise
-    return LlamaEngine(header, model, scheduler, template)
+        on_failure.callback(model.close)
+        template.set_tokens(bos=model.bos_text, eos=model.eos_text)
+        context = Context(
+            model,
+            verdict.features,
+            n_ctx=n_ctx,
+            n_batch=options.n_batch,
+            n_seq_max=options.n_seq_max,
+            n_threads=threads,
+        )
+        on_failure.callback(context.close)
+        engine = LlamaEngine(model, Scheduler(model, context, n_seq_max=options.n_seq_max), template)
+        on_failure.pop_all()
+    return engine

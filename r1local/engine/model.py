@@ -78,8 +78,6 @@ class Model:
             raise _load_error(path)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
-        self.n_ctx_train: int = lib.llama_model_n_ctx_train(self._model)
-        self.size: int = lib.llama_model_size(self._model)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
 
@@ -101,9 +99,6 @@ class Model:
             return ""
         text = self._lib.llama_vocab_get_text(self._vocab, token)
         return text.decode(errors="replace") if text else ""
-
-    def attributes(self, token: int) -> int:
-        return int(self._lib.llama_vocab_get_attr(self._vocab, token))
 
     def is_end(self, token: int) -> bool:
         """Whether the token ends a reply."""
@@ -164,7 +159,7 @@ class Model:
         return tokens
 
     def _is_tag(self, token: int) -> bool:
-        attributes = self.attributes(token)
+        attributes = self._lib.llama_vocab_get_attr(self._vocab, token)
         if attributes & _ATTR_CONTROL:
             return True
         if not attributes & _ATTR_USER_DEFINED:
