@@ -4,16 +4,23 @@
     ├── UsageError                2   a flag, a setting or an input that cannot be
     │   └── SettingsError         2   config.toml
     ├── ModelNotFound             3   no such name, or no file for it on this machine
+    │   └── NotOffered            3   the Hub has no such repository, revision, quantization or file
     ├── ModelFileError            4   the file is there and is not what it should be
     │   ├── NotGGUF               4
     │   ├── TruncatedGGUF         4
     │   ├── UnsupportedModel      4   a sound file of an architecture this build cannot run
+    │   ├── ChecksumMismatch      4   not the bytes that were published
     │   └── TemplateError         4   the chat template in the file cannot be used
-    └── EngineError               5   the C library on this machine
-        ├── LibraryMissing        5
-        ├── SelfTestFailed        5   it crashes whatever is taken away
-        ├── OutOfMemory           5
-        └── ContextFull           6   prompt and history do not fit the context
+    ├── EngineError               5   the C library on this machine
+    │   ├── LibraryMissing        5
+    │   ├── SelfTestFailed        5   it crashes whatever is taken away
+    │   ├── OutOfMemory           5
+    │   └── ContextFull           6   prompt and history do not fit the context
+    ├── DownloadError             7   network, proxy or server; what was fetched is kept
+    │   ├── Offline               7   something is wanted from the network, and it was forbidden
+    │   └── UnsafeServer          7   it sends us where a download must not go
+    ├── AccessDenied              8   a token or an accepted licence is wanted
+    └── DiskFull                  9   before or during a download; what was fetched is kept
 
 The core raises and never prints. Exit codes are an interface: scripts rely on them.
 """
@@ -36,6 +43,9 @@ class ExitCode(IntEnum):
     BAD_FILE = 4
     ENGINE = 5
     CONTEXT_FULL = 6
+    DOWNLOAD = 7
+    ACCESS = 8
+    DISK = 9
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -65,6 +75,10 @@ class ModelNotFound(R1Error):
     exit_code = ExitCode.NO_MODEL
 
 
+class NotOffered(ModelNotFound):
+    pass
+
+
 class ModelFileError(R1Error):
     exit_code = ExitCode.BAD_FILE
 
@@ -78,6 +92,10 @@ class TruncatedGGUF(ModelFileError):
 
 
 class UnsupportedModel(ModelFileError):
+    pass
+
+
+class ChecksumMismatch(ModelFileError):
     pass
 
 
@@ -103,6 +121,26 @@ class OutOfMemory(EngineError):
 
 class ContextFull(EngineError):
     exit_code = ExitCode.CONTEXT_FULL
+
+
+class DownloadError(R1Error):
+    exit_code = ExitCode.DOWNLOAD
+
+
+class Offline(DownloadError):
+    pass
+
+
+class UnsafeServer(DownloadError):
+    pass
+
+
+class AccessDenied(R1Error):
+    exit_code = ExitCode.ACCESS
+
+
+class DiskFull(R1Error):
+    exit_code = ExitCode.DISK
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

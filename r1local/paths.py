@@ -41,6 +41,16 @@ def selftest_file() -> Path:
     return home() / "cache" / "selftest.json"
 
 
+def checksums_file() -> Path:
+    """Checksums of model files that were computed; safe to delete."""
+    return home() / "cache" / "checksums.json"
+
+
+def usage_file() -> Path:
+    """When each model was last used."""
+    return home() / "cache" / "used.json"
+
+
 def history_file() -> Path:
     """The lines typed at the prompt of the plain chat."""
     return home() / "history"

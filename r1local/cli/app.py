@@ -21,6 +21,9 @@ _EPILOG = "Exit codes: " + ", ".join(
         (ExitCode.BAD_FILE, "unusable model file"),
         (ExitCode.ENGINE, "the engine cannot run or lacks memory"),
         (ExitCode.CONTEXT_FULL, "prompt larger than the context"),
+        (ExitCode.DOWNLOAD, "download failed: network or server"),
+        (ExitCode.ACCESS, "a token or an accepted licence is wanted"),
+        (ExitCode.DISK, "not enough disk"),
         (ExitCode.INTERRUPTED, "interrupted"),
         (ExitCode.BROKEN_PIPE, "the reader of the output left"),
     )

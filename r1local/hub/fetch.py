@@ -1,0 +1,401 @@
+"""Fetches one file in several ranges at once into a partial, and hashes it while it comes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from r1local.errors import ChecksumMismatch, DiskFull, DownloadError
+from r1local.hub.client import LONGEST_WAIT, Client, Passing, pause, raise_if_passing
+from r1local.hub.partial import Partial
+from r1local.hub.repository import Location
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_JOURNAL_BYTES = 1 << 20
+_JOURNAL_SECONDS = 0.3
+_HASH_BYTES = 4 << 20
+_SYNC_SECONDS = 2.0
+_NO_SPACE = {28, 122, 112}  # ENOSPC, EDQUOT, and what Windows says
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    connections: int = 4
+    smallest_range: int = 4 << 20
+    largest_range: int = 64 << 20
+    stall_seconds: float = 20.0
+    """A connection that brings fewer than `stall_bytes` in this time is cut and opened again."""
+    stall_bytes: int = 16 << 10
+    attempts: int = 8
+    """Failures in a row, with not a byte between them, before it is given up."""
+    first_wait: float = 0.5
+
+
+class Fetch:
+    """One download. `run` blocks until the partial is complete and its checksum was compared.
+
+    locate: asks the Hub for a fresh address; called once more when an address has expired.
+    on_wait(seconds, why): something went wrong and is tried again after so long.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        locate: Callable[[], Location],
+        location: Location,
+        partial: Partial,
+        *,
+        options: FetchOptions,
+        cancel: threading.Event,
+        on_wait: Callable[[float, str], None] | None = None,
+    ) -> None:
+        self.client = client
+        self.partial = partial
+        self._locate = locate
+        self._location = location
+        self._options = options
+        self._cancel = cancel
+        self._on_wait = on_wait
+        self._lock = threading.RLock()
+        self._todo = list(partial.done.gaps(location.size))
+        self._connections: dict[int, _Connection] = {}
+        self._failures: dict[int, int] = {}
+        self._relocating = threading.Lock()
+        self._error: BaseException | None = None
+        self._whole_body = False
+        self._ended = threading.Event()
+        self._digest = ""
+        self.hashed = 0
+        """Bytes from the start that went into the checksum already."""
+
+    def run(self, on_progress: Callable[[], None]) -> None:
+        """Raises DownloadError, AccessDenied, DiskFull, ChecksumMismatch, KeyboardInterrupt.
+
+        `on_progress` is called ten times a second, from this thread.
+        """
+        size = self._location.size
+        missing = sum(end - start for start, end in self._todo)
+        count = min(self._options.connections, max(1, missing // self._options.smallest_range)) if missing else 0
+        workers = [threading.Thread(target=self._work, name=f"range {n}", daemon=True) for n in range(count)]
+        hasher = threading.Thread(target=self._guard, args=(self._hash,), name="hash", daemon=True)
+        syncer = threading.Thread(target=self._guard, args=(self._sync,), name="sync", daemon=True)
+        for thread in (*workers, hasher, syncer):
+            thread.start()
+        try:
+            while any(worker.is_alive() for worker in workers):
+                workers[0].join(0.1)
+                for worker in workers[1:]:
+                    worker.join(0.002)
+                self._cut_stalled()
+                self._report(on_progress)
+            while self._error is None and hasher.is_alive():
+                hasher.join(0.1)
+                self._report(on_progress)
+        except BaseException:
+            self._stop(KeyboardInterrupt())
+            raise
+        finally:
+            self._ended.set()
+            for worker in workers:
+                worker.join(2.0)
+            hasher.join(5.0)
+            syncer.join()
+            self._save()
+        if self._error is not None:
+            raise self._error
+        if self._digest != self._location.etag:
+            self.partial.discard()
+            raise ChecksumMismatch(
+                f"{self.partial.identity.file} arrived damaged: its checksum is {self._digest[:12]}…, and "
+                f"{self._location.etag[:12]}… was published. What came was deleted.",
+                "Pull again; if that repeats, a proxy or the mirror changes what it passes on.",
+            )
+        assert self.partial.done.total == size
+
+    def _report(self, on_progress: Callable[[], None]) -> None:
+        on_progress()
+        if self._cancel.is_set():
+            raise KeyboardInterrupt
+
+    # The ranges
+
+    def _work(self) -> None:
+        try:
+            while (span := self._take()) is not None:
+                try:
+                    self._fetch(*span)
+                except Passing as passing:
+                    self._failed(passing)
+        except BaseException as error:
+            self._stop(_as_ours(error))
+
+    def _take(self) -> tuple[int, int] | None:
+        """The next range for a connection: large while much is left, small near the end so that all end together."""
+        with self._lock:
+            if not self._todo or self._error is not None or (self._whole_body and self._connections):
+                return None
+            left = sum(end - start for start, end in self._todo)
+            options = self._options
+            length = left // (2 * options.connections)
+            length = min(max(length, options.smallest_range), options.largest_range)
+            start, end = self._todo.pop(0)
+            if end - start > length:
+                self._todo.insert(0, (start + length, end))
+                end = start + length
+            self._connections[threading.get_ident()] = _Connection()
+            return start, end
+
+    def _fetch(self, start: int, end: int) -> None:
+        """Fetch the bytes [start, end). What is missing of them afterwards goes back to the others."""
+        writer = _Writer(self.partial, start)
+        try:
+            headers = {} if self._whole_body else {"range": f"bytes={start}-{end - 1}"}
+            with self.client.open("GET", self._location.url, headers) as response:
+                connection = self._connections[threading.get_ident()]
+                connection.attach(response)
+                if not self._is_range(response, start, end):
+                    self._read_whole(response, connection)
+                    return
+                left = end - start
+                for piece in response.iter_raw():
+                    connection.received += len(piece)
+                    if len(piece) > left:
+                        piece = piece[:left]  # more than was asked for: not of this file
+                    writer.write(piece)
+                    left -= len(piece)
+                    self._failures.clear()
+                    if left == 0 or self._error is not None:
+                        break
+            if writer.at < end and self._error is None:
+                raise Passing(DownloadError(f"{response.url.host} broke off in the middle.", "Try again."))
+        finally:
+            try:
+                writer.close()
+            finally:
+                with self._lock:
+                    self._connections.pop(threading.get_ident(), None)
+                    if writer.at < end:
+                        self._todo.insert(0, (writer.at, end))
+                    if self._whole_body:
+                        self._todo = list(self.partial.done.gaps(self._location.size))
+
+    def _is_range(self, response: Any, start: int, end: int) -> bool:
+        """Whether an answer is the range that was asked for, or else the whole file. Raises Passing or R1Error."""
+        host, status = response.url.host, response.status_code
+        raise_if_passing(response)
+        if status in (401, 403, 404, 410):  # the address was signed for a time that is over
+            self._relocate(self._location)
+            raise Passing(DownloadError(f"{host} refuses to send the file ({status}).", "Pull again later."))
+        if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+            raise Passing(DownloadError(f"{host} sends the file packed, which was not asked for.", "Pull again."))
+        if "text/html" in response.headers.get("content-type", "").lower():
+            raise Passing(
+                DownloadError(
+                    f"{host} sends a web page in place of the file.",
+                    "A login page of the network may stand between: open a web page once, then pull again.",
+                )
+            )
+        size = self._location.size
+        length = response.headers.get("content-length", "")
+        if status == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+            if match is None or int(match[1]) != start or int(match[2]) >= end or match[3] not in (str(size), "*"):
+                raise Passing(DownloadError(f"{host} sends another part than was asked for.", "Pull again."))
+            return True
+        if status == 200 and (not length or length == str(size)):
+            return False
+        if status in (200, 416):
+            raise Passing(DownloadError(f"{host} has a file of another size.", "Pull again later."))
+        raise DownloadError(f"{host} answers {status} in place of the file.", "Pull again later.")
+
+    def _read_whole(self, response: Any, connection: _Connection) -> None:
+        """A server that knows no ranges: one connection reads all of it, and keeps what was missing."""
+        with self._lock:
+            if self._whole_body and len(self._connections) > 1:
+                return  # another connection reads it already
+            self._whole_body = True
+            for other in self._connections.values():
+                if other is not connection:
+                    other.cut()
+        # No byte is written twice: what was hashed stays as it is. So the others must have ended.
+        while len(self._connections) > 1:
+            time.sleep(0.005)
+        gaps = list(self.partial.done.gaps(self._location.size))
+        at = 0
+        writer: _Writer | None = None
+        try:
+            for piece in response.iter_raw():
+                connection.received += len(piece)
+                begin, at = at, at + len(piece)
+                for start, end in gaps:
+                    low, high = max(begin, start), min(at, end)
+                    if low >= high:
+                        continue
+                    if writer is None or writer.at != low:
+                        if writer is not None:
+                            writer.close()
+                        writer = _Writer(self.partial, low)
+                    writer.write(piece[low - begin : high - begin])
+                    self._failures.clear()
+                if self._error is not None:
+                    return
+        finally:
+            if writer is not None:
+                writer.close()
+        if at < self._location.size:
+            raise Passing(DownloadError(f"{response.url.host} broke off in the middle.", "Try again."))
+
+    def _relocate(self, expired: Location) -> None:
+        with self._relocating:
+            if self._location is not expired:
+                return  # another connection has asked already
+            fresh = self._locate()
+            if (fresh.etag, fresh.size) != (expired.etag, expired.size):
+                raise DownloadError(
+                    f"{self.partial.identity.file} was changed on the Hub during the download.", "Pull again."
+                )
+            self._location = fresh
+
+    def _failed(self, passing: Passing) -> None:
+        me = threading.get_ident()
+        failures = self._failures[me] = self._failures.get(me, 0) + 1
+        if self._error is not None or (self._whole_body and self._connections):
+            return
+        if failures >= self._options.attempts or passing.wait > LONGEST_WAIT:
+            hint = f"{passing.error.hint} The {self.partial.done.total:,} bytes that are here are kept."
+            raise DownloadError(passing.error.message, hint.strip()) from passing
+        pause(passing, failures - 1, self._options.first_wait, self._on_wait, self._cancel)
+
+    def _cut_stalled(self) -> None:
+        with self._lock:
+            for connection in self._connections.values():
+                connection.cut_if_stalled(self._options)
+
+    def _stop(self, error: BaseException) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+            for connection in self._connections.values():
+                connection.cut()
+        self._ended.set()
+
+    # Beside the ranges
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._stop(_as_ours(error))
+
+    def _hash(self) -> None:
+        """Hash the file from its start as far as it is there, following the download."""
+        size, etag = self._location.size, self._location.etag
+        digest = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        buffer = memoryview(bytearray(_HASH_BYTES))
+        at = 0
+        with self.partial.data.open("rb", buffering=0) as file:
+            while at < size:
+                ready = self.partial.done.prefix()
+                if ready - at < min(_HASH_BYTES, size - at):
+                    if self._ended.wait(0.02):
+                        return
+                    continue
+                count = file.readinto(buffer[: min(_HASH_BYTES, ready - at)])
+                if not count:
+                    raise DownloadError("The partial file became shorter.", "Pull again.")
+                digest.update(buffer[:count])
+                at += count
+                self.hashed = at
+        self._digest = digest.hexdigest()
+
+    def _sync(self) -> None:
+        while not self._ended.wait(_SYNC_SECONDS):
+            self.partial.sync()
+
+    def _save(self) -> None:
+        try:
+            self.partial.sync()
+        except OSError as error:
+            if self._error is None:
+                self._error = _as_ours(error)
+
+
+class _Writer:
+    """Writes one stretch of the data file and notes it in the journal a megabyte at a time."""
+
+    def __init__(self, partial: Partial, at: int) -> None:
+        self.at = at
+        self._partial = partial
+        self._noted = at
+        self._noted_at = time.monotonic()
+        self._file = partial.data.open("rb+", buffering=0)
+        self._file.seek(at)
+
+    def write(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            count = self._file.write(view)
+            self.at += count
+            view = view[count:]
+        if self.at - self._noted >= _JOURNAL_BYTES or time.monotonic() - self._noted_at > _JOURNAL_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        if self.at > self._noted:
+            self._partial.record(self._noted, self.at)
+            self._noted = self.at
+        self._noted_at = time.monotonic()
+
+    def close(self) -> None:
+        try:
+            self.save()
+        finally:
+            self._file.close()
+
+
+class _Connection:
+    """What one worker has under way, so that others can cut it."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._seen = 0
+        self._since = time.monotonic()
+        self._stream: Any = None
+
+    def attach(self, response: Any) -> None:
+        self._stream = response.extensions.get("network_stream")
+        self._since = time.monotonic()
+
+    def cut_if_stalled(self, options: FetchOptions) -> None:
+        now = time.monotonic()
+        if now - self._since < options.stall_seconds:
+            return
+        if self._stream is not None and self.received - self._seen < options.stall_bytes:
+            self.cut()
+        self._seen, self._since = self.received, now
+
+    def cut(self) -> None:
+        """Close the socket under a blocked read, which then fails at once."""
+        import socket
+
+        sock = self._stream.get_extra_info("socket") if self._stream is not None else None
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+def _as_ours(error: BaseException) -> BaseException:
+    if isinstance(error, OSError) and (error.errno in _NO_SPACE or getattr(error, "winerror", None) in _NO_SPACE):
+        full = DiskFull(
+            "The disk is full. What was fetched is kept.", "Free some space and pull again: it goes on from here."
+        )
+        full.__cause__ = error
+        return full
+    return error
