@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from r1local.catalog import Catalog, Model
 from r1local.errors import OutOfMemory
 from r1local.gguf_types import GgufHeader
 from r1local.hardware import Hardware
@@ -47,3 +50,51 @@ def default_context(header: GgufHeader, hardware: Hardware) -> int:
         if context * per_token <= room:
             return context
     return min(CONTEXT_STEPS[-1], trained)
+
+
+# What a short chat takes besides the weights: compute buffers, the library, Python.
+_OVERHEAD_BYTES = 512 << 20
+_SMALL_CONTEXT = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryVerdict:
+    """Whether a model that is not here yet would fit this machine's memory."""
+
+    needed: int
+    """Bytes: weights, KV cache of a context of 8,192 tokens, and what else a chat takes."""
+    word: str
+    """fits, tight (when other programs are closed) or too large."""
+    sentence: str
+
+
+def memory_verdict(file_bytes: int, model: Model | None, hardware: Hardware) -> MemoryVerdict:
+    """An estimate from the size of the file; the catalog's numbers where it knows the model."""
+    per_token = 2 * model.layers * model.kv_heads * model.head_size * _F16_BYTES if model else file_bytes // 50_000
+    context = min(_SMALL_CONTEXT, model.context) if model else _SMALL_CONTEXT
+    needed = file_bytes + context * per_token + _OVERHEAD_BYTES
+    room = f"of {hardware.memory_total / 2**30:.1f} GiB"
+    takes = f"It takes about {needed / 2**30:.1f} {room} memory"
+    if needed <= hardware.memory_available:
+        return MemoryVerdict(needed, "fits", f"{takes}.")
+    if needed <= hardware.memory_total:
+        free = hardware.memory_available / 2**30
+        return MemoryVerdict(needed, "tight", f"{takes}, and {free:.1f} GiB are free now: close other programs.")
+    return MemoryVerdict(needed, "too large", f"{takes}: more than there is. A smaller one would run.")
+
+
+def best_to_pull(catalog: Catalog, hardware: Hardware) -> Model | None:
+    """The largest thinking model with a ready file that fits the memory that is free now; None if none does."""
+    fitting = [
+        model
+        for model in catalog.models
+        if model.thinks
+        and model.gguf
+        and memory_verdict(recommended_bytes(catalog, model), model, hardware).word == "fits"
+    ]
+    return max(fitting, key=lambda model: model.parameters, default=None)
+
+
+def recommended_bytes(catalog: Catalog, model: Model) -> int:
+    """About how large the file of the model's recommended quantization is."""
+    return model.file_bytes(catalog.quantization(model.recommended))

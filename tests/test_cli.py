@@ -181,7 +181,7 @@ def test_a_hostile_name_does_no_harm_on_the_terminal() -> None:
 def test_a_known_model_that_is_not_here() -> None:
     talk = failure("chat", "-m", "7b", "?", code=ExitCode.NO_MODEL)
     assert "DeepSeek-R1-Distill-Qwen-7B is not on this machine" in talk
-    assert "DeepSeek-R1-Distill-Qwen-7B-Q4_K_M.gguf" in talk
+    assert "To get it: r1local pull r1-qwen-7b" in talk
 
 
 def test_too_large_a_context(thinking_model: Path) -> None:

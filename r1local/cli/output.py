@@ -104,6 +104,23 @@ class Output:
             self.stderr.flush()
             self._talk_at_line_start = (visible or text).endswith("\n")
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is somebody at a terminal to answer a question."""
+        return self.stderr_is_terminal and sys.stdin is not None and sys.stdin.isatty()
+
+    def ask(self, question: str) -> bool:
+        """A question on stderr that only a yes answers with yes. The caller knows that it can be asked."""
+        self.status(None)
+        with self._lock:
+            self.end_talk()
+            self._write_talk(f"{clean_line(question)} [y/N] ")
+        answer = sys.stdin.readline()
+        self._talk_at_line_start = True
+        if not answer.endswith("\n"):
+            self._write_talk("\n")
+        return answer.strip().lower() in ("y", "yes")
+
     # The live line
 
     def status(self, text: Callable[[], str] | None) -> None:

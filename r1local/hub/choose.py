@@ -5,7 +5,8 @@ from __future__ import annotations
 from r1local.catalog import Catalog
 from r1local.errors import NotOffered, suggest
 from r1local.hub.names import Reference
-from r1local.hub.repository import Offer, Repository, quantization_label
+from r1local.hub.repository import Offer, Repository
+from r1local.store import quantization_in
 from r1local.terminal import clean_line
 
 _MOST_LISTED = 40
@@ -51,7 +52,7 @@ def _single_file(repository: Repository, reference: Reference, offers: list[Offe
             return offer  # of a split model every part is wanted
     file = next((file for file in repository.files if file.name == reference.file), None)
     if file is not None and file.name.lower().endswith(".gguf"):
-        return Offer(quantization_label(file.name), (file,))
+        return Offer(quantization_in(file.name), (file,))
     if file is not None:
         raise NotOffered(f"{clean_line(file.name)} is not a GGUF file.", "r1local runs .gguf files.")
     near = suggest(reference.file, [file.name for file in repository.files])

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from r1local.errors import ChecksumMismatch, DiskFull, DownloadError
-from r1local.hub.client import LONGEST_WAIT, Client, Passing, pause, raise_if_passing
+from r1local.hub.client import LONGEST_WAIT, Client, Passing, pause
 from r1local.hub.partial import Partial
+from r1local.hub.ranges import EXPIRED, Connection, FetchOptions, Writer, is_range
 from r1local.hub.repository import Location
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_JOURNAL_BYTES = 1 << 20
-_JOURNAL_SECONDS = 0.3
 _HASH_BYTES = 4 << 20
 _SYNC_SECONDS = 2.0
 _NO_SPACE = {28, 122, 112}  # ENOSPC, EDQUOT, and what Windows says
-
-
-@dataclass(frozen=True, slots=True)
-class FetchOptions:
-    connections: int = 4
-    smallest_range: int = 4 << 20
-    largest_range: int = 64 << 20
-    stall_seconds: float = 20.0
-    """A connection that brings fewer than `stall_bytes` in this time is cut and opened again."""
-    stall_bytes: int = 16 << 10
-    attempts: int = 8
-    """Failures in a row, with not a byte between them, before it is given up."""
-    first_wait: float = 0.5
 
 
 class Fetch:
@@ -63,7 +46,7 @@ class Fetch:
         self._on_wait = on_wait
         self._lock = threading.RLock()
         self._todo = list(partial.done.gaps(location.size))
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._failures: dict[int, int] = {}
         self._relocating = threading.Lock()
         self._error: BaseException | None = None
@@ -147,18 +130,20 @@ class Fetch:
             if end - start > length:
                 self._todo.insert(0, (start + length, end))
                 end = start + length
-            self._connections[threading.get_ident()] = _Connection()
+            self._connections[threading.get_ident()] = Connection()
             return start, end
 
     def _fetch(self, start: int, end: int) -> None:
         """Fetch the bytes [start, end). What is missing of them afterwards goes back to the others."""
-        writer = _Writer(self.partial, start)
+        writer = Writer(self.partial, start)
         try:
             headers = {} if self._whole_body else {"range": f"bytes={start}-{end - 1}"}
             with self.client.open("GET", self._location.url, headers) as response:
                 connection = self._connections[threading.get_ident()]
                 connection.attach(response)
-                if not self._is_range(response, start, end):
+                if response.status_code in EXPIRED:
+                    self._relocate(self._location)
+                if not is_range(response, start, end, self._location.size):
                     self._read_whole(response, connection)
                     return
                 left = end - start
@@ -184,36 +169,7 @@ class Fetch:
                     if self._whole_body:
                         self._todo = list(self.partial.done.gaps(self._location.size))
 
-    def _is_range(self, response: Any, start: int, end: int) -> bool:
-        """Whether an answer is the range that was asked for, or else the whole file. Raises Passing or R1Error."""
-        host, status = response.url.host, response.status_code
-        raise_if_passing(response)
-        if status in (401, 403, 404, 410):  # the address was signed for a time that is over
-            self._relocate(self._location)
-            raise Passing(DownloadError(f"{host} refuses to send the file ({status}).", "Pull again later."))
-        if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-            raise Passing(DownloadError(f"{host} sends the file packed, which was not asked for.", "Pull again."))
-        if "text/html" in response.headers.get("content-type", "").lower():
-            raise Passing(
-                DownloadError(
-                    f"{host} sends a web page in place of the file.",
-                    "A login page of the network may stand between: open a web page once, then pull again.",
-                )
-            )
-        size = self._location.size
-        length = response.headers.get("content-length", "")
-        if status == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-            if match is None or int(match[1]) != start or int(match[2]) >= end or match[3] not in (str(size), "*"):
-                raise Passing(DownloadError(f"{host} sends another part than was asked for.", "Pull again."))
-            return True
-        if status == 200 and (not length or length == str(size)):
-            return False
-        if status in (200, 416):
-            raise Passing(DownloadError(f"{host} has a file of another size.", "Pull again later."))
-        raise DownloadError(f"{host} answers {status} in place of the file.", "Pull again later.")
-
-    def _read_whole(self, response: Any, connection: _Connection) -> None:
+    def _read_whole(self, response: Any, connection: Connection) -> None:
         """A server that knows no ranges: one connection reads all of it, and keeps what was missing."""
         with self._lock:
             if self._whole_body and len(self._connections) > 1:
@@ -227,7 +183,7 @@ class Fetch:
             time.sleep(0.005)
         gaps = list(self.partial.done.gaps(self._location.size))
         at = 0
-        writer: _Writer | None = None
+        writer: Writer | None = None
         try:
             for piece in response.iter_raw():
                 connection.received += len(piece)
@@ -239,7 +195,7 @@ class Fetch:
                     if writer is None or writer.at != low:
                         if writer is not None:
                             writer.close()
-                        writer = _Writer(self.partial, low)
+                        writer = Writer(self.partial, low)
                     writer.write(piece[low - begin : high - begin])
                     self._failures.clear()
                 if self._error is not None:
@@ -323,72 +279,6 @@ class Fetch:
         except OSError as error:
             if self._error is None:
                 self._error = _as_ours(error)
-
-
-class _Writer:
-    """Writes one stretch of the data file and notes it in the journal a megabyte at a time."""
-
-    def __init__(self, partial: Partial, at: int) -> None:
-        self.at = at
-        self._partial = partial
-        self._noted = at
-        self._noted_at = time.monotonic()
-        self._file = partial.data.open("rb+", buffering=0)
-        self._file.seek(at)
-
-    def write(self, piece: bytes) -> None:
-        view = memoryview(piece)
-        while view:
-            count = self._file.write(view)
-            self.at += count
-            view = view[count:]
-        if self.at - self._noted >= _JOURNAL_BYTES or time.monotonic() - self._noted_at > _JOURNAL_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        if self.at > self._noted:
-            self._partial.record(self._noted, self.at)
-            self._noted = self.at
-        self._noted_at = time.monotonic()
-
-    def close(self) -> None:
-        try:
-            self.save()
-        finally:
-            self._file.close()
-
-
-class _Connection:
-    """What one worker has under way, so that others can cut it."""
-
-    def __init__(self) -> None:
-        self.received = 0
-        self._seen = 0
-        self._since = time.monotonic()
-        self._stream: Any = None
-
-    def attach(self, response: Any) -> None:
-        self._stream = response.extensions.get("network_stream")
-        self._since = time.monotonic()
-
-    def cut_if_stalled(self, options: FetchOptions) -> None:
-        now = time.monotonic()
-        if now - self._since < options.stall_seconds:
-            return
-        if self._stream is not None and self.received - self._seen < options.stall_bytes:
-            self.cut()
-        self._seen, self._since = self.received, now
-
-    def cut(self) -> None:
-        """Close the socket under a blocked read, which then fails at once."""
-        import socket
-
-        sock = self._stream.get_extra_info("socket") if self._stream is not None else None
-        if sock is not None:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 def _as_ours(error: BaseException) -> BaseException:

@@ -1,24 +1,16 @@
-"""What a person may call a download, and which file names of a repository may touch this disk."""
+"""What a person may call a download."""
 
 from __future__ import annotations
 
-import os
 import re
-import unicodedata
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from r1local.catalog import Catalog, Model
-from r1local.errors import ModelNotFound, UnsafeServer, UsageError
+from r1local.errors import ModelNotFound, UsageError
+from r1local.names import check_revision, is_repo, unsafe_name
 
-# Names of the Hub are ASCII; look-alikes in other alphabets are not let in.
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
-_MAX_COMPONENT_BYTES = 255
-_MAX_NAME_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,71 +101,4 @@ def _checked_repo(repo: str) -> str:
     return repo
 
 
-def is_repo(repo: str) -> bool:
-    """Whether this may be the name of a repository: owner/name, by the Hub's rules."""
-    return bool(_REPO.fullmatch(repo)) and "--" not in repo and ".." not in repo and not repo.endswith((".", ".git"))
-
-
-def check_revision(revision: str) -> str:
-    """The revision itself. Raises UsageError where it cannot be a branch, a tag or a commit."""
-    if not _REVISION.fullmatch(revision) or ".." in revision or "//" in revision or revision.endswith("/"):
-        raise UsageError(f"{revision!r} is no revision.", "Give a branch, a tag or a commit.")
-    return revision
-
-
-def is_commit(revision: str) -> bool:
-    return bool(_COMMIT.fullmatch(revision))
-
-
-def unsafe_name(name: str) -> str:
-    """Why a file of this name must not be made on any system; empty when it may be.
-
-    The same rules everywhere: a name that only Windows trips over is refused on Linux too, for the cache may be
-    carried from one to the other.
-    """
-    if not name:
-        return "it is empty"
-    try:
-        encoded = os.fsencode(name) if os.name != "nt" else name.encode()
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return "it is not Unicode text"
-    if len(encoded) > _MAX_NAME_BYTES:
-        return "it is too long"
-    for character in name:
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
-            return "it holds control characters"
-        if character in '\\:*?"<>|':
-            return f"it holds {character!r}"
-    if name.startswith("/"):
-        return "it is absolute"
-    for component in name.split("/"):
-        if component in ("", ".", ".."):
-            return "it climbs out of its folder" if component == ".." else "it has an empty part"
-        if component != component.rstrip(". ") or component != component.lstrip(" "):
-            return "a part of it ends in a dot or a space"
-        if component.startswith("-"):
-            return "a part of it starts with '-'"
-        if _WINDOWS_DEVICES.match(component):
-            return "it is the name of a device"
-        if len(component.encode()) > _MAX_COMPONENT_BYTES:
-            return "a part of it is too long"
-    return ""
-
-
-def check_names(names: list[str]) -> None:
-    """Raises UnsafeServer when a file of these names must not be made, or two of them differ in case only."""
-    seen: dict[str, str] = {}
-    for name in names:
-        why = unsafe_name(name)
-        if why:
-            raise UnsafeServer(
-                f"The repository has a file called {name!r}, which is refused: {why}.", "Do not trust this repository."
-            )
-        folded = unicodedata.normalize("NFC", name).casefold()
-        if folded in seen and seen[folded] != name:
-            raise UnsafeServer(
-                f"The repository has both {seen[folded]!r} and {name!r}, which are one file on many systems.",
-                "Do not trust this repository.",
-            )
-        seen[folded] = name
+from r1local.names import check_names, is_commit  # noqa: E402, F401

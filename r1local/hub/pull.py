@@ -18,10 +18,12 @@ from r1local.hf_cache import CachedRepo, cache_folder, sync_folder
 from r1local.hub import partial as partials
 from r1local.hub.choose import choose_offer
 from r1local.hub.client import Client, Passing
-from r1local.hub.fetch import Fetch, FetchOptions
-from r1local.hub.names import Reference, check_names, check_revision, unsafe_name
+from r1local.hub.fetch import Fetch
+from r1local.hub.names import Reference
 from r1local.hub.partial import Identity
+from r1local.hub.ranges import FetchOptions
 from r1local.hub.repository import Location, Offer, RemoteFile, Repository, locate, look_up
+from r1local.names import check_names, check_revision, unsafe_name
 from r1local.terminal import clean_line
 
 # Free space that stays, for the file system and everybody else.
@@ -62,9 +64,13 @@ class PullPlan:
     def path(self) -> Path:
         return self.cache.snapshot(self.repository.commit, self.offer.name)
 
+    @property
+    def disk_suffices(self) -> bool:
+        return not self.missing or self.missing + _SPARE_BYTES <= self.free
+
     def check_space(self) -> None:
         """Raises DiskFull when what is missing does not fit."""
-        if self.missing and self.missing + _SPARE_BYTES > self.free:
+        if not self.disk_suffices:
             raise DiskFull(
                 f"{self.missing / 1e9:.2f} GB are to be fetched, and {self.free / 1e9:.2f} GB are free in "
                 f"{self.cache.cache}.",

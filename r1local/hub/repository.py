@@ -10,17 +10,13 @@ from urllib.parse import quote, urljoin
 from r1local.catalog import Catalog
 from r1local.errors import AccessDenied, DownloadError, NotOffered, R1Error, UnsafeServer, suggest
 from r1local.hub.client import Client, Passing, patiently, raise_if_passing
-from r1local.hub.names import is_commit, is_repo
+from r1local.names import is_commit, is_repo
+from r1local.store import quantization_in
 from r1local.terminal import clean_line
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
-# Q4_K_M, UD-Q4_K_XL, IQ4_XS, BF16, MXFP4 ... at the end of a name, or before a further word that tells variants apart.
-_QUANTIZATION = re.compile(
-    r"(?:^|[-._])(?P<label>(?:UD-)?(?:I?Q\d(?:_[A-Z0-9]+)*|T?Q\d_\d|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4))$",
-    re.IGNORECASE,
-)
 # Companions of a model, not models.
 _NOT_A_MODEL = re.compile(r"(^|[-._/])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
 _MAX_FILES = 100_000
@@ -79,11 +75,11 @@ class Repository:
             if match:
                 parts.setdefault((match["stem"], int(match["count"])), {})[int(match["number"])] = file
             else:
-                whole.append(Offer(quantization_label(file.name), (file,)))
+                whole.append(Offer(quantization_in(file.name), (file,)))
         for (stem, count), found in parts.items():
             if set(found) == set(range(1, count + 1)):
                 files = tuple(found[number] for number in sorted(found))
-                whole.append(Offer(quantization_label(f"{stem}.gguf"), files))
+                whole.append(Offer(quantization_in(f"{stem}.gguf"), files))
         return sorted(whole, key=lambda offer: (offer.size, offer.name))
 
 
@@ -95,14 +91,6 @@ class Location:
     size: int
     etag: str
     """The name of its blob: SHA-256 of the content, or for small files git's SHA-1 of it."""
-
-
-def quantization_label(file_name: str) -> str:
-    """The quantization a GGUF file's name ends with, in upper case; empty when there is none."""
-    stem = file_name.rpartition("/")[2]
-    stem = re.sub(r"-\d{5}-of-\d{5}$", "", stem[: -len(".gguf")] if stem.lower().endswith(".gguf") else stem)
-    match = _QUANTIZATION.search(stem)
-    return match["label"].upper() if match else ""
 
 
 def look_up(client: Client, repo: str, revision: str, catalog: Catalog, **patience: Any) -> Repository:

@@ -1,0 +1,196 @@
+"""`r1local pull`: fetch a model into the cache that all Hugging Face tools share."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1local import __version__, hardware
+from r1local.catalog import Catalog, load_catalog
+from r1local.checksums import Checksums
+from r1local.cli.output import Output, seconds
+from r1local.cli.progress import Transfer
+from r1local.errors import ModelNotFound, Offline, R1Error, UsageError
+from r1local.gguf_header import read_header
+from r1local.hf_cache import cached_repos
+from r1local.hub.client import Client
+from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
+from r1local.hub.names import parse_reference
+from r1local.hub.pull import Progress, Puller, PullPlan
+from r1local.hub.trust import look_alike
+from r1local.plan import memory_verdict
+from r1local.store import LocalModel, find
+from r1local.terminal import clean_line
+
+_VERBS = {"downloading": "Fetching", "checking": "Checking", "waiting": "Waiting for another download of"}
+
+
+@dataclass(frozen=True, slots=True)
+class PullFlags:
+    """The command line of `pull`."""
+
+    name: str
+    revision: str = ""
+    token: str = ""
+    endpoint: str = ""
+    yes: bool = False
+    dry_run: bool = False
+    json: bool = False
+    offline: bool = False
+
+
+def run_pull(flags: PullFlags) -> None:
+    """Raises R1Error, KeyboardInterrupt."""
+    output = Output()
+    try:
+        local = pull(flags, load_catalog(), output)
+    except R1Error as error:
+        if flags.json:
+            report = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
+            output.json({"event": "error", **report})
+        raise
+    finally:
+        output.close()
+    if local is None:
+        return
+    if flags.json:
+        output.json({"event": "done", "path": str(local)})
+    else:
+        output.data(f"{local}\n")
+
+
+def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
+    """Fetch what is asked for; its path, or None after a dry run. Raises R1Error, KeyboardInterrupt."""
+    if flags.offline or is_offline():
+        return _offline(flags.name, catalog)
+    endpoint = configured_endpoint(flags.endpoint)
+    reference = parse_reference(flags.name, catalog, endpoint=endpoint)
+    hosts = Hosts(endpoint, configured_token(endpoint, flags.token))
+    transfer = Transfer(output, "Fetching", json_lines=flags.json)
+    with Client(hosts, user_agent=f"r1local/{__version__}") as client:
+        puller = Puller(
+            client,
+            catalog,
+            Checksums(),
+            on_progress=lambda progress: _show(transfer, progress),
+            on_notice=transfer.say,
+            on_wait=transfer.pause,
+        )
+        try:
+            plan = puller.plan(reference, revision=flags.revision)
+            _announce(plan, catalog, output, flags)
+            if flags.dry_run:
+                plan.check_space()
+                return None
+            plan.check_space()
+            _ask(plan, catalog, output, flags)
+            started = time.monotonic()
+            path = puller.run(plan)
+        except KeyboardInterrupt:
+            transfer.close()
+            output.line(f"Stopped. `r1local pull {flags.name}` goes on from here.")
+            raise
+        finally:
+            transfer.close()
+    read_header(path)
+    if not flags.json:
+        took = seconds(time.monotonic() - started)
+        got = f"{plan.missing / 1e9:.2f} GB in {took}, checksum right." if plan.missing else "It was here already."
+        output.line(f'{got} To use it: r1local chat -m {_name(plan, path)} "..."')
+    return path
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE, or what it stands for, forbids the network."""
+    return any(
+        os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def _offline(name: str, catalog: Catalog) -> Path:
+    try:
+        return find(catalog, name).path
+    except ModelNotFound as error:
+        raise Offline(
+            f"{error.message.rstrip('.')}, and the network is switched off.",
+            "Without --offline and HF_HUB_OFFLINE it can be fetched.",
+        ) from error
+
+
+def _show(transfer: Transfer, progress: Progress) -> None:
+    transfer.update(progress.file, progress.done, progress.size, _VERBS[progress.state])
+
+
+def _name(plan: PullPlan, path: Path) -> str:
+    model = plan.reference.model
+    return LocalModel(path, model, plan.offer.quantization, "", None if model else plan.cache).name
+
+
+def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags) -> None:
+    """What will be fetched, from whom, how large, under which licence, and whether it will run here."""
+    model = plan.reference.model or catalog.by_file_name(plan.offer.name.rpartition("/")[2])
+    machine = hardware.detect()
+    memory = memory_verdict(plan.offer.size, model, machine)
+    licence = model.licences if model else plan.repository.licence or "not stated"
+    if flags.json:
+        output.json(
+            {
+                "event": "plan",
+                "repository": plan.repository.id,
+                "commit": plan.repository.commit,
+                "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in plan.offer.files],
+                "quantization": plan.offer.quantization,
+                "licence": licence,
+                "size": plan.offer.size,
+                "missing": plan.missing,
+                "disk_free": plan.free,
+                "disk_suffices": plan.disk_suffices,
+                "memory_needed": memory.needed,
+                "memory_available": machine.memory_available,
+                "memory_total": machine.memory_total,
+                "memory": memory.word,
+            }
+        )
+        return
+    parts = f" in {len(plan.offer.files)} parts" if len(plan.offer.files) > 1 else ""
+    output.line(f"{plan.repository.id} at {plan.repository.commit[:7]}: {clean_line(plan.offer.name)}")
+    here = plan.offer.size - plan.missing
+    if not here:
+        missing = ""
+    elif plan.missing:
+        missing = f" ({plan.missing / 1e9:.2f} GB of it missing)"
+    else:
+        missing = " (here already)"
+    output.line(f"{plan.offer.size / 1e9:.2f} GB{parts}{missing}, licence {licence}. {memory.sentence}")
+    if flags.dry_run:
+        output.line(f"{plan.missing:,} bytes to fetch; {plan.free:,} free in {plan.cache.cache}.")
+        for file in plan.offer.files:
+            output.data(f"{file.size}\t{file.sha256}\t{clean_line(file.name)}\n")
+
+
+def _ask(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags) -> None:
+    """Ask before something is fetched from somebody new here. Raises UsageError, KeyboardInterrupt."""
+    if flags.yes or not plan.missing:
+        return
+    owner = plan.repository.id.partition("/")[0]
+    known = {repo.partition("/")[0] for model in catalog.models for repo in (model.source, *_repos(model))}
+    known |= {repo.id.partition("/")[0] for repo in cached_repos() if repo.folder != plan.cache.folder}
+    known -= {""}
+    if owner in known:
+        return
+    twin = look_alike(owner, known)
+    warning = f" Mind that it is not {twin}." if twin else ""
+    about = f"{plan.repository.downloads:,} downloads last month" if plan.repository.downloads else "no downloads known"
+    question = f"{owner} is new here ({about}, licence {plan.repository.licence or 'not stated'}).{warning} Go on?"
+    if not output.can_ask:
+        raise UsageError(question.removesuffix(" Go on?"), "Add --yes to fetch it all the same.")
+    if not output.ask(question):
+        raise KeyboardInterrupt
+
+
+def _repos(model: Any) -> list[str]:
+    return [source.repo for source in model.gguf]

@@ -1,0 +1,274 @@
+"""Model files on this machine: where they are and what they are called. Opens no connection."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1local import paths
+from r1local.catalog import Catalog, GgufSource, Model, Quantization
+from r1local.errors import ModelNotFound, suggest
+from r1local.hf_cache import CachedRepo, cache_folder, cached_repos
+from r1local.terminal import clean_line
+
+_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+# Companions of a model, not models.
+_COMPANION = re.compile(r"(^|[-._])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
+# A quantization at the end of a file name, also one the catalog does not know, such as UD-Q4_K_XL.
+_QUANTIZATION = re.compile(
+    r"(?:^|[-._])(?P<label>(?:UD-)?(?:T?I?Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4))$", re.IGNORECASE
+)
+
+CACHE = "Hugging Face cache"
+FOLDER = "models folder"
+PACKAGE = "package"
+FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model file here."""
+
+    path: Path
+    """Of a split model the first part."""
+    model: Model | None
+    """What the catalog knows of it."""
+    quantization: str
+    """As the file name says, in upper case; may be empty."""
+    origin: str
+    """Where it was found: file, package, models folder or Hugging Face cache."""
+    repo: CachedRepo | None = None
+    """Of a file in the cache: the repository it came from."""
+
+    @property
+    def name(self) -> str:
+        """What to type to mean this file, with the quantization: a catalog id, user/repo, or the file's own name."""
+        tail = f":{self.quantization.lower()}" if self.quantization else ""
+        known = self.repo is None or (self.model and any(self.repo.id == source.repo for source in self.model.gguf))
+        if self.model is not None and known:
+            return self.model.id + tail
+        if self.repo is not None:
+            return clean_line(f"{self.repo.id}{tail}" if tail else f"{self.repo.id}/{self.path.name}")
+        return clean_line(self.path.stem)
+
+    @property
+    def parts(self) -> list[Path]:
+        """All files of it, in order; just the one where it is not split."""
+        match = _PART.match(self.path.name)
+        if match is None:
+            return [self.path]
+        count = int(match["count"])
+        return [self.path.with_name(f"{match['stem']}-{n:05d}-of-{match['count']}.gguf") for n in range(1, count + 1)]
+
+    @property
+    def size(self) -> int:
+        """Bytes, of all parts. Parts that are missing count nothing."""
+        total = 0
+        for part in self.parts:
+            try:
+                total += part.stat().st_size
+            except OSError:
+                pass
+        return total
+
+
+def find(catalog: Catalog, name: str) -> LocalModel:
+    """The file for a path, a catalog name or alias, or the name of a file in the models folder.
+
+    Raises ModelNotFound.
+    """
+    try:
+        path = _as_path(name)
+    except (OSError, RuntimeError, ValueError):  # no such user, a name too long, a folder not ours to look into
+        path = None
+        if plainly_a_path(name):
+            raise _no_file(name) from None
+    if path is not None:
+        origin = FOLDER if path.is_relative_to(paths.models_folder()) else FILE
+        return _named_by_file(path, catalog, origin)
+    try:
+        model, quantization = catalog.resolve(name)
+    except ModelNotFound:
+        if os.path.isdir(name):
+            raise ModelNotFound(f"{name} is a folder.", "Name the .gguf file inside it.") from None
+        cached = _by_repository(catalog, name)
+        if cached is not None:
+            return cached
+        raise
+    found = list(local_files(catalog, model))
+    # What was put or imported under a name that only resembles the catalog's. Another owner's repository in the
+    # cache is another model, whatever its files are called.
+    found = found or [local for local in all_local(catalog) if local.model is model and local.origin == FOLDER]
+    if quantization is not None:
+        found = [local for local in found if local.quantization.upper() == quantization.name]
+    if not found:
+        raise _not_here(model, quantization)
+    return min(found, key=lambda local: _preference(catalog, model, local))
+
+
+def _named_by_file(path: Path, catalog: Catalog, origin: str) -> LocalModel:
+    """A file that nothing but its name tells about."""
+    return LocalModel(path, catalog.by_file_name(path.name), quantization_in(path.name), origin)
+
+
+def plainly_a_path(name: str) -> bool:
+    """Whether this can only mean a file, there or not."""
+    return name.lower().endswith(".gguf") or name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+
+
+def _as_path(name: str) -> Path | None:
+    """The file `name` means, as a path or in the models folder; None when it is no file but perhaps a name.
+
+    Raises ModelNotFound for a path that leads nowhere, OSError and the like for one that cannot be followed.
+    """
+    folder = paths.models_folder()
+    for path in (Path(name).expanduser(), folder / name, folder / f"{name}.gguf", folder / name / f"{name}.gguf"):
+        if name and path.is_file():
+            return path
+    if not plainly_a_path(name):
+        return None
+    given = Path(name).expanduser()
+    if not given.exists():
+        raise _no_file(name)
+    return given
+
+
+def _no_file(name: str) -> ModelNotFound:
+    return ModelNotFound(f"There is no file {name}.", "Check the path, or see `r1local models`.")
+
+
+def _by_repository(catalog: Catalog, name: str) -> LocalModel | None:
+    """The file in the cache that `user/repo[:quant]` or `user/repo/file.gguf` means; None when the repository is
+    not here. Raises ModelNotFound when it is, and the file is not, or is not clear.
+    """
+    head, _, quantization = name.partition(":")
+    owner, _, rest = head.partition("/")
+    repo_name, _, file = rest.partition("/")
+    wanted = f"{owner}/{repo_name}".lower()
+    repo = next((repo for repo in cached_repos() if repo.id.lower() == wanted), None) if repo_name else None
+    if repo is None:
+        return None
+    here = _once(_in_cache(catalog, repo))
+    found = [
+        local
+        for local in here
+        if (not file or local.path.name == file.rpartition("/")[2])
+        and (not quantization or local.quantization == quantization.upper())
+    ]
+    if len(found) == 1:
+        return found[0]
+    names = [f"{repo.id}:{local.quantization.lower()}" for local in here if local.quantization]
+    if not found:
+        near = suggest(name.lower(), names)
+        raise ModelNotFound(
+            f"{name} is not on this machine.",
+            (f"Did you mean {near}? " if near else "") + f"To get it: r1local pull {name}",
+        )
+    raise ModelNotFound(f"{repo.id} has {len(found)} files here.", "Name one: " + ", ".join(names))
+
+
+def local_files(catalog: Catalog, model: Model) -> Iterator[LocalModel]:
+    """Every file of `model` that is here, from the repositories the catalog names and by its name in our folder."""
+    if model.package is not None:
+        path = _package_file(model.package.module, model.package.file)
+        if path is not None:
+            yield LocalModel(path, model, quantization_in(path.name), PACKAGE)
+    for source in model.gguf:
+        for path in _ggufs(paths.models_folder()):
+            if _is_named(path, source):
+                yield LocalModel(path, model, quantization_in(path.name), FOLDER)
+        repo = CachedRepo(cache_folder(), source.repo)
+        for local in _in_cache(catalog, repo):
+            if _is_named(local.path, source):
+                yield LocalModel(local.path, model, local.quantization, CACHE, repo)
+
+
+def all_local(catalog: Catalog) -> list[LocalModel]:
+    """Every model file that is here, each once: of the catalog, in the models folder, in the whole cache."""
+    found = [local for model in catalog.models for local in local_files(catalog, model)]
+    found += [_named_by_file(path, catalog, FOLDER) for path in _ggufs(paths.models_folder())]
+    found += [local for repo in cached_repos() for local in _in_cache(catalog, repo)]
+    return _once(found)
+
+
+def _once(found: Iterable[LocalModel]) -> list[LocalModel]:
+    """Each file once, though it may lie in several snapshots."""
+    by_file: dict[str, LocalModel] = {}
+    for local in found:
+        by_file.setdefault(os.path.realpath(local.path), local)
+    return list(by_file.values())
+
+
+def _in_cache(catalog: Catalog, repo: CachedRepo) -> Iterator[LocalModel]:
+    """The whole models in a repository's snapshots, but for files that lead out of the cache."""
+    for snapshot in repo.snapshots():
+        for path in _ggufs(snapshot):
+            local = LocalModel(path, catalog.by_file_name(path.name), quantization_in(path.name), CACHE, repo)
+            if all(repo.allows(part) for part in local.parts):
+                yield local
+
+
+def _ggufs(folder: Path) -> Iterator[Path]:
+    """The models in a folder, one folder deep at most; of a split model the first part."""
+    if not folder.is_dir():
+        return
+    for path in sorted([*folder.glob("*.[gG][gG][uU][fF]"), *folder.glob("*/*.[gG][gG][uU][fF]")]):
+        part = _PART.match(path.name)
+        if path.parent.name.startswith("."):
+            continue  # an import that is under way
+        if (part is None or int(part["number"]) == 1) and not _COMPANION.search(path.name) and path.is_file():
+            yield path
+
+
+def _not_here(model: Model, quantization: Quantization | None) -> ModelNotFound:
+    wanted = model.name + (f" {quantization.name}" if quantization else "")
+    if model.package is not None:
+        return ModelNotFound(
+            f"{wanted} is not on this machine.",
+            f"It comes as a package: pip install 'r1local[{model.package.extra}]'",
+        )
+    if model.gguf:
+        name = model.id + (f":{quantization.name.lower()}" if quantization else "")
+        return ModelNotFound(f"{wanted} is not on this machine.", f"To get it: r1local pull {name}")
+    return ModelNotFound(
+        f"{wanted} is not on this machine.", f"Put a GGUF file of it into {paths.models_folder()}, or name it with -m."
+    )
+
+
+def _preference(catalog: Catalog, model: Model, local: LocalModel) -> tuple[int, float]:
+    """The recommended quantization first, then the best one."""
+    known = catalog.known_quantization(local.quantization)
+    return (0 if known and known.name == model.recommended else 1, -known.bits if known else 0.0)
+
+
+def _package_file(module: str, file: str) -> Path | None:
+    """A file inside an installed package, found without importing it."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / file
+        if path.is_file():
+            return path
+    return None
+
+
+def _is_named(path: Path, source: GgufSource) -> bool:
+    """Whether a file is called as the source calls its files: whole, or the first part of a split one."""
+    head, _, tail = source.file.partition("{quant}")
+    stem = tail.removesuffix(".gguf")
+    name = re.escape(head) + r"[A-Za-z0-9_]+" + re.escape(stem) + r"(-00001-of-\d{5})?\.gguf"
+    return bool(re.fullmatch(name, path.name, re.IGNORECASE))
+
+
+def quantization_in(file_name: str) -> str:
+    """The quantization a file name ends with, before the number of a part, in upper case; empty without one."""
+    name = file_name.rpartition("/")[2]
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", name[: -len(".gguf")] if name.lower().endswith(".gguf") else name)
+    match = _QUANTIZATION.search(stem)
+    return match["label"].upper() if match else ""

@@ -1,0 +1,266 @@
+"""Model files into the models folder, and out to another machine: linked, copied, checked on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1local import paths
+from r1local.checksums import Checksums
+from r1local.errors import ChecksumMismatch, DiskFull, ModelFileError, ModelNotFound, UsageError
+from r1local.gguf_header import read_header
+from r1local.gguf_types import GgufHeader
+from r1local.hf_cache import sync_folder
+from r1local.names import unsafe_name
+from r1local.store import LocalModel
+
+MANIFEST = "manifest.json"
+_FORMAT = "r1local model"
+_MAX_MANIFEST = 1 << 20
+_BLOCK = 4 << 20
+_PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE")
+
+OnProgress = Callable[[str, int, int], None]
+"""on_progress(file name, bytes done, bytes in all); may raise to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    path: Path
+    linked: bool
+    """Whether the bytes stayed where they were."""
+
+
+def file_name_of(header: GgufHeader, title: str) -> str:
+    """What to call a model file whose own name tells nothing: by its metadata, else by `title`."""
+    name = str(header.metadata.get("general.name") or "")
+    words = "-".join("".join(c if c.isalnum() or c in "._" else " " for c in name).split())
+    stem = words if words and words.isascii() else title
+    if not stem.upper().endswith(header.quantization):
+        stem = f"{stem}-{header.quantization}"
+    return f"{stem}.gguf" if not unsafe_name(f"{stem}.gguf") else f"model-{header.quantization}.gguf"
+
+
+def bring(source: Path, name: str = "", *, copy: bool = False, on_progress: OnProgress = lambda *_: None) -> Imported:
+    """Make a model file be found in the models folder, by a link to it or as a copy; all parts of a split one.
+
+    `name` is what to call it there. Raises ModelFileError for what is no sound GGUF, UsageError, DiskFull.
+    """
+    header = read_header(source)
+    folder = paths.ensure_folder(paths.models_folder())
+    first: Path | None = None
+    linked = not copy
+    for part in (source, *header.parts):
+        target = folder / (part.name if part != source or header.parts else name or part.name)
+        why = unsafe_name(target.name)
+        if why:
+            raise UsageError(f"{target.name!r} is no name for a model file: {why}.", "Rename it first.")
+        first = first or target
+        if os.path.lexists(target):
+            if os.path.realpath(target) == os.path.realpath(part):
+                continue
+            raise UsageError(
+                f"There is a {target.name} in the models folder already.", f"`r1local rm {target.stem}` takes it away."
+            )
+        if copy:
+            _check_space(folder, part.stat().st_size)
+            _copy(part, target, lambda done, part=part: on_progress(part.name, done, part.stat().st_size))  # type: ignore[misc]
+        else:
+            _link(part.absolute(), target)
+    assert first is not None
+    return Imported(first, linked)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.symlink(source, target)
+    except (OSError, NotImplementedError):
+        try:
+            os.link(source, target)  # Windows lets anybody make these, on the same disk
+        except OSError as error:
+            raise UsageError(
+                f"No link to {source} can be made here: {error.strerror or error}.", "Copy it with --copy."
+            ) from error
+
+
+def export(
+    local: LocalModel, folder: Path, checksums: Checksums, *, on_progress: OnProgress = lambda *_: None
+) -> list[Path]:
+    """Write the model, its papers and a manifest with checksums into `folder`. The files that were written.
+
+    Raises ChecksumMismatch when the file here is damaged, DiskFull, UsageError, ModelFileError.
+    """
+    header = read_header(local.path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"The folder {folder} cannot be made: {error.strerror or error}.", "Name another one."
+        ) from error
+    sources = [local.path, *header.parts, *_papers(local)]
+    _check_space(folder, sum(source.stat().st_size for source in sources))
+    entries, written = [], []
+    for source in sources:
+        target = folder / source.name
+        size = source.stat().st_size
+        digest = _copy(source, target, lambda done, s=source, n=size: on_progress(s.name, done, n))  # type: ignore[misc]
+        etag = local.repo.etag_of(source) if local.repo is not None else ""
+        if len(etag) == 64 and digest != etag:
+            target.unlink()
+            raise ChecksumMismatch(
+                f"{source.name} is damaged: its checksum is {digest[:12]}…, and {etag[:12]}… was published.",
+                f"Get it again: r1local pull {local.name}",
+            )
+        checksums.remember(source, digest)
+        entries.append({"name": source.name, "size": size, "sha256": digest})
+        written.append(target)
+    model = local.model
+    manifest = {
+        "format": _FORMAT,
+        "version": 1,
+        "model": local.name,
+        "quantization": header.quantization,
+        "licence": model.licences if model else str(header.metadata.get("general.license", "")),
+        "repository": local.repo.id if local.repo else "",
+        "commit": local.path.relative_to(local.repo.folder).parts[1] if local.repo else "",
+        "template_sha256": hashlib.sha256((header.chat_template or "").encode("utf-8", "replace")).hexdigest(),
+        "files": entries,
+    }
+    paths.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+    return [*written, folder / MANIFEST]
+
+
+def _papers(local: LocalModel) -> list[Path]:
+    """README and licence that lie beside the model in its repository, or in its folder of an import."""
+    root = local.path.parent
+    if local.repo is not None:
+        commit = local.path.relative_to(local.repo.folder).parts[1]
+        root = local.repo.snapshot(commit)
+    elif root == paths.models_folder() or not (root / MANIFEST).is_file():
+        return []
+    found = [path for path in sorted(root.iterdir()) if path.name.upper().startswith(_PAPERS) and path.is_file()]
+    return [path for path in found if local.repo is None or local.repo.allows(path)]
+
+
+def bring_folder(folder: Path, checksums: Checksums, *, on_progress: OnProgress = lambda *_: None) -> Imported:
+    """Copy an exported model into the models folder, checking every byte of it against its manifest.
+
+    Raises ModelNotFound, ModelFileError, ChecksumMismatch, DiskFull, UsageError. Nothing appears before all is right.
+    """
+    name, entries = _read_manifest(folder)
+    home = paths.ensure_folder(paths.models_folder())
+    target = home / name
+    if target.exists():
+        raise UsageError(
+            f"{name} is in the models folder already.", f"`r1local rm {target / entries[0][0]}` takes it away."
+        )
+    _check_space(home, sum(size for _, size, _ in entries))
+    beside = home / f".{name}.{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(mode=0o700)
+    try:
+        for file, size, sha256 in entries:
+            source = folder / file
+            if not source.exists():
+                raise ModelFileError(f"{file} is missing in {folder}.", "Copy the whole folder again.")
+            if not stat.S_ISREG(source.lstat().st_mode):
+                raise ModelFileError(f"{file} in {folder} is not a plain file.", "Copy the folder again.")
+            if source.stat().st_size != size:
+                raise ModelFileError(
+                    f"{file} has {source.stat().st_size:,} bytes, and its manifest says {size:,}.", "Copy it again."
+                )
+            digest = _copy(source, beside / file, lambda done, f=file, n=size: on_progress(f, done, n))  # type: ignore[misc]
+            if digest != sha256:
+                raise ChecksumMismatch(f"{file} was damaged on the way: its checksum is wrong.", "Copy it again.")
+        shutil.copyfile(folder / MANIFEST, beside / MANIFEST)
+        read_header(beside / entries[0][0])
+        os.replace(beside, target)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    sync_folder(home)
+    for file, _, sha256 in entries:
+        checksums.remember(target / file, sha256)
+    return Imported(target / entries[0][0], linked=False)
+
+
+def manifest_checksum(path: Path) -> str:
+    """What the manifest beside an imported file says its checksum is; empty without one."""
+    try:
+        _, entries = _read_manifest(path.parent)
+    except (ModelNotFound, ModelFileError):
+        return ""
+    return next((sha256 for name, _, sha256 in entries if name == path.name), "")
+
+
+def _read_manifest(folder: Path) -> tuple[str, list[tuple[str, int, str]]]:
+    """The name for the model's folder, and name, size and checksum of each file, the model first."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelNotFound(
+            f"{folder} has no {MANIFEST}.", "Name a folder that `r1local export` wrote, or a .gguf file."
+        )
+    wrong = ModelFileError(f"{path} is not a manifest of r1local.", "Export the model again.")
+    if path.stat().st_size > _MAX_MANIFEST:
+        raise wrong
+    try:
+        data: Any = json.loads(path.read_bytes())
+        if data["format"] != _FORMAT or data["version"] != 1:
+            raise wrong
+        entries = [(entry["name"], entry["size"], entry["sha256"]) for entry in data["files"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise wrong from None
+    for name, size, sha256 in entries:
+        if not (isinstance(name, str) and isinstance(size, int) and isinstance(sha256, str)) or size < 0:
+            raise wrong
+        if "/" in name or unsafe_name(name) or name == MANIFEST:
+            raise ModelFileError(f"{path} names a file {name!r}, which is refused.", "Do not trust its source.")
+    if (
+        not entries
+        or not entries[0][0].lower().endswith(".gguf")
+        or len({n.lower() for n, _, _ in entries}) < len(entries)
+    ):
+        raise wrong
+    return entries[0][0][: -len(".gguf")], entries
+
+
+def _check_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if size + (64 << 20) > free:
+        raise DiskFull(
+            f"{size / 1e9:.2f} GB are to be written, and {free / 1e9:.2f} GB are free in {folder}.", "Free some space."
+        )
+
+
+def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> str:
+    """Copy beside, sync, rename; the SHA-256 of what was copied."""
+    digest = hashlib.sha256()
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    done = 0
+    try:
+        with source.open("rb", buffering=0) as reader, beside.open("wb", buffering=0) as writer:
+            while block := reader.read(_BLOCK):
+                digest.update(block)
+                view = memoryview(block)
+                while view:
+                    view = view[writer.write(view) :]
+                done += len(block)
+                on_progress(done)
+            os.fsync(writer.fileno())
+        os.replace(beside, target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        if error.errno in (28, 122):
+            raise DiskFull(f"The disk of {target.parent} is full.", "Free some space.") from error
+        raise
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return digest.hexdigest()
