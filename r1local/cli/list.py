@@ -11,6 +11,7 @@ from r1local.errors import R1Error
 from r1local.gguf_header import read_header
 from r1local.store import LocalModel, all_local
 from r1local.store.usage import last_used
+from r1local.units import amount
 
 _COLUMNS = ("NAME", "QUANT", "SIZE", "USED", "ORIGIN")
 _LEAVE_OUT = ("ORIGIN", "QUANT", "USED")
@@ -59,7 +60,7 @@ def _row(local: LocalModel, problem: str) -> tuple[str, ...]:
     return (
         local.name,
         local.quantization or "-",
-        "broken" if problem else f"{local.size / 1e9:.2f} GB",
+        "broken" if problem else amount(local.size),
         ago(last_used(local.path)),
         local.origin,
     )

@@ -18,13 +18,14 @@ _PLAIN_STEP = 5
 class Transfer:
     """Shows how far something is. `update` may be called as often as one likes, from one thread.
 
-    On a terminal a live line on stderr; else a plain line for every five percent; with `json_lines` an object on
-    stdout twice a second in place of both.
+    On a terminal a live line on stderr; else a plain line for every five percent, once it takes longer than
+    `plain_after` seconds; with `json_lines` an object on stdout twice a second in place of both.
     """
 
-    def __init__(self, output: Output, verb: str, *, json_lines: bool = False) -> None:
+    def __init__(self, output: Output, verb: str, *, json_lines: bool = False, plain_after: float = 3.0) -> None:
         self._output = output
         self._verb = verb
+        self._plain_after = time.monotonic() + plain_after
         self._json = json_lines
         self._name = ""
         self._done = self._size = 0
@@ -96,19 +97,19 @@ class Transfer:
         share = f"{self._percent}%"
         if self._size <= 0:
             return fit(f"{self._verb} {clean_line(self._name)}", columns)
-        amount = f"{self._done / 1e9:.2f} of {self._size / 1e9:.2f} GB"
-        if self._size < 1e8:
-            amount = f"{self._done / 1e6:.1f} of {self._size / 1e6:.1f} MB"
+        part = f"{self._done / 1e9:.2f} of {self._size / 1e9:.2f} GB"
+        if self._size < 1e9:
+            part = f"{self._done / 1e6:.1f} of {self._size / 1e6:.1f} MB"
         speed, left = self.speed, ""
         pace = f"{speed / 1e6:.1f} MB/s" if speed else ""
         if speed > 0 and self._done < self._size:
             left = f"{seconds((self._size - self._done) / speed)} left"
         name = clean_line(self._name).rpartition("/")[2]
         from_long_to_short = (
-            (self._verb, name, share, amount, pace, left),
-            (name, share, amount, pace, left),
-            (share, amount, pace, left),
-            (share, amount, left or pace),
+            (self._verb, name, share, part, pace, left),
+            (name, share, part, pace, left),
+            (share, part, pace, left),
+            (share, part, left or pace),
             (share, left or pace),
             (share,),
         )
@@ -123,6 +124,8 @@ class Transfer:
         return int(100 * self._done / self._size) if self._size else 0
 
     def _tell_plain(self) -> None:
+        if time.monotonic() < self._plain_after:
+            return
         step = self._percent // _PLAIN_STEP * _PLAIN_STEP
         if step > self._told:
             self._told = step

@@ -24,6 +24,7 @@ from r1local.hub.trust import look_alike
 from r1local.plan import memory_verdict
 from r1local.store import LocalModel, find
 from r1local.terminal import clean_line
+from r1local.units import amount
 
 _VERBS = {"downloading": "Fetching", "checking": "Checking", "waiting": "Waiting for another download of"}
 
@@ -69,7 +70,7 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
     endpoint = configured_endpoint(flags.endpoint)
     reference = parse_reference(flags.name, catalog, endpoint=endpoint)
     hosts = Hosts(endpoint, configured_token(endpoint, flags.token))
-    transfer = Transfer(output, "Fetching", json_lines=flags.json)
+    transfer = Transfer(output, "Fetching", json_lines=flags.json, plain_after=0.0)
     with Client(hosts, user_agent=f"r1local/{__version__}") as client:
         puller = Puller(
             client,
@@ -98,7 +99,7 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
     read_header(path)
     if not flags.json:
         took = seconds(time.monotonic() - started)
-        got = f"{plan.missing / 1e9:.2f} GB in {took}, checksum right." if plan.missing else "It was here already."
+        got = f"{amount(plan.missing)} in {took}, checksum right." if plan.missing else "It was here already."
         output.line(f'{got} To use it: r1local chat -m {_name(plan, path)} "..."')
     return path
 
@@ -162,10 +163,10 @@ def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags
     if not here:
         missing = ""
     elif plan.missing:
-        missing = f" ({plan.missing / 1e9:.2f} GB of it missing)"
+        missing = f" ({amount(plan.missing)} of it missing)"
     else:
         missing = " (here already)"
-    output.line(f"{plan.offer.size / 1e9:.2f} GB{parts}{missing}, licence {licence}. {memory.sentence}")
+    output.line(f"{amount(plan.offer.size)}{parts}{missing}, licence {licence}. {memory.sentence}")
     if flags.dry_run:
         output.line(f"{plan.missing:,} bytes to fetch; {plan.free:,} free in {plan.cache.cache}.")
         for file in plan.offer.files:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from r1local.catalog import load_catalog
+from r1local.catalog import Catalog, load_catalog
 from r1local.cli.output import Output
 from r1local.errors import UsageError
-from r1local.store import find
+from r1local.store import PACKAGE, LocalModel, all_local, find
 from r1local.store.removal import carry_out, plan_removal
+from r1local.units import amount
 
 
 def run_rm(names: list[str], *, yes: bool) -> None:
     """Raises R1Error; KeyboardInterrupt after a no."""
     output = Output()
     catalog = load_catalog()
-    removals = [plan_removal(find(catalog, name)) for name in names]
+    removals = [plan_removal(_meant(catalog, name)) for name in names]
     for removal in removals:
         where = f"{removal.local.origin}: {removal.local.path}"
-        output.line(f"{removal.local.name}, {removal.frees / 1e9:.2f} GB to be freed, {where}")
+        output.line(f"{removal.local.name}, {amount(removal.frees)} to be freed, {where}")
         for note in removal.notes:
             output.line(note)
         if removal.local.repo is not None:
@@ -30,4 +31,16 @@ def run_rm(names: list[str], *, yes: bool) -> None:
     for removal in removals:
         carry_out(removal)
         freed += removal.frees
-    output.line(f"Removed; {freed:,} bytes freed.")
+    output.line(f"Removed; {amount(freed)} freed.")
+
+
+def _meant(catalog: Catalog, name: str) -> LocalModel:
+    """The one model to remove. A chat takes the best of several; what is deleted must be named. Raises R1Error."""
+    found = find(catalog, name)
+    here = all_local(catalog)
+    if found.origin == PACKAGE:  # a copy of it elsewhere is what can be removed
+        return next((local for local in here if local.name == found.name and local.origin != PACKAGE), found)
+    twins = [local for local in here if local.model is found.model is not None and local.repo == found.repo]
+    if found.path.name not in name and not name.lower().endswith(f":{found.quantization.lower()}") and len(twins) > 1:
+        raise UsageError(f"{name} is here {len(twins)} times.", "Name one: " + ", ".join(twin.name for twin in twins))
+    return found

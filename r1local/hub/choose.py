@@ -8,6 +8,7 @@ from r1local.hub.names import Reference
 from r1local.hub.repository import Offer, Repository
 from r1local.store import quantization_in
 from r1local.terminal import clean_line
+from r1local.units import amount
 
 _MOST_LISTED = 40
 
@@ -75,7 +76,7 @@ def _listing(repository: Repository, offers: list[Offer], *, by_file: bool = Fal
         alone = offer.quantization and labels.count(offer.quantization) == 1 and not by_file
         name = f"{repository.id}:{offer.quantization}" if alone else f"{repository.id}/{clean_line(offer.name)}"
         parts = f", {len(offer.files)} parts" if len(offer.files) > 1 else ""
-        lines.append(f"  r1local pull {name}   {offer.size / 1e9:.2f} GB{parts}")
+        lines.append(f"  r1local pull {name}   {amount(offer.size)}{parts}")
     if len(offers) > _MOST_LISTED:
         lines.append(f"  ... and {len(offers) - _MOST_LISTED} more")
     return "\n".join(["Choose one:", *lines]) if lines else "It has no GGUF file."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from r1local.hub.ranges import FetchOptions
 from r1local.hub.repository import Location, Offer, RemoteFile, Repository, locate, look_up
 from r1local.names import check_names, check_revision, unsafe_name
 from r1local.terminal import clean_line
+from r1local.units import amount
 
 # Free space that stays, for the file system and everybody else.
 _SPARE_BYTES = 64 << 20
@@ -51,6 +53,8 @@ class PullPlan:
     """What a pull will do, before it does it."""
 
     reference: Reference
+    revision: str
+    """The branch, tag or commit that was asked for; empty for the main branch."""
     repository: Repository
     offer: Offer
     papers: tuple[RemoteFile, ...]
@@ -72,8 +76,7 @@ class PullPlan:
         """Raises DiskFull when what is missing does not fit."""
         if not self.disk_suffices:
             raise DiskFull(
-                f"{self.missing / 1e9:.2f} GB are to be fetched, and {self.free / 1e9:.2f} GB are free in "
-                f"{self.cache.cache}.",
+                f"{amount(self.missing)} are to be fetched, and {amount(self.free)} are free in {self.cache.cache}.",
                 "Free some space, or set HF_HUB_CACHE to a folder on a larger disk.",
             )
 
@@ -112,11 +115,11 @@ class Puller:
             except NotOffered as error:
                 refusal = refusal or error  # a catalog model has several homes
                 continue
-            return self._planned(reference, repository, offer)
+            return self._planned(reference, repository, offer, wanted)
         assert refusal is not None
         raise refusal
 
-    def _planned(self, reference: Reference, repository: Repository, offer: Offer) -> PullPlan:
+    def _planned(self, reference: Reference, repository: Repository, offer: Offer, revision: str) -> PullPlan:
         papers = tuple(
             file
             for file in repository.files
@@ -131,7 +134,7 @@ class Puller:
         folder = cache.cache
         while not folder.exists():
             folder = folder.parent
-        return PullPlan(reference, repository, offer, papers, cache, missing, shutil.disk_usage(folder).free)
+        return PullPlan(reference, revision, repository, offer, papers, cache, missing, shutil.disk_usage(folder).free)
 
     def _seems_here(self, cache: CachedRepo, commit: str, file: RemoteFile) -> bool:
         try:
@@ -168,7 +171,7 @@ class Puller:
                 plan.cache.link(plan.repository.commit, name, etag)
         for folder in {plan.path.parent, plan.path.parent.parent}:
             sync_folder(folder)
-        plan.cache.set_revision(plan.reference.revision or "main", plan.repository.commit)
+        plan.cache.set_revision(plan.revision or "main", plan.repository.commit)
         for file in plan.offer.files:
             path = plan.cache.snapshot(plan.repository.commit, file.name)
             if not plan.cache.allows(path):
@@ -208,9 +211,17 @@ class Puller:
                     options=self.options, cancel=self.cancel, on_wait=self.on_wait,
                 )  # fmt: skip
 
+                complete = 0.0
+
                 def report() -> None:
+                    nonlocal complete
                     if part.done.total < file.size:
                         self._report(plan, "downloading", file, part.done.total)
+                        return
+                    # The checksum is nearly always ready when the last byte is; a resumed file has to be read again.
+                    complete = complete or time.monotonic()
+                    if time.monotonic() - complete < _POLL_SECONDS:
+                        self._report(plan, "downloading", file, file.size)
                     else:
                         self._report(plan, "checking", file, fetch.hashed)
 
@@ -301,5 +312,5 @@ class Puller:
         if state == "checking":
             self.on_progress(Progress(state, file.name, done, file.size))
             return
-        self._highest = max(self._highest, self._done_before + done)
+        self._highest = min(plan.offer.size, max(self._highest, self._done_before + done))
         self.on_progress(Progress(state, file.name, self._highest, plan.offer.size))

@@ -231,5 +231,5 @@ def _near_repos(client: Client, repo: str, catalog: Catalog) -> str:
         known += [entry["id"] for entry in data or [] if is_repo(str(entry.get("id", "")))]
     except (R1Error, Passing, KeyError, TypeError, AttributeError):
         pass
-    near = suggest(repo, known)
+    near = suggest(repo, [name for name in known if name != repo])
     return f"Did you mean {near}?" if near else ""

@@ -13,6 +13,7 @@ from r1local import paths
 from r1local.catalog import Catalog, GgufSource, Model, Quantization
 from r1local.errors import ModelNotFound, suggest
 from r1local.hf_cache import CachedRepo, cache_folder, cached_repos
+from r1local.names import is_repo
 from r1local.terminal import clean_line
 
 _PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
@@ -98,6 +99,8 @@ def find(catalog: Catalog, name: str) -> LocalModel:
         cached = _by_repository(catalog, name)
         if cached is not None:
             return cached
+        if is_repo("/".join(name.partition(":")[0].split("/")[:2])):
+            raise ModelNotFound(f"{name} is not on this machine.", f"To get it: r1local pull {name}") from None
         raise
     found = list(local_files(catalog, model))
     # What was put or imported under a name that only resembles the catalog's. Another owner's repository in the

@@ -20,6 +20,7 @@ from r1local.gguf_types import GgufHeader
 from r1local.hf_cache import sync_folder
 from r1local.names import unsafe_name
 from r1local.store import LocalModel
+from r1local.units import amount
 
 MANIFEST = "manifest.json"
 _FORMAT = "r1local model"
@@ -235,7 +236,7 @@ def _check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size + (64 << 20) > free:
         raise DiskFull(
-            f"{size / 1e9:.2f} GB are to be written, and {free / 1e9:.2f} GB are free in {folder}.", "Free some space."
+            f"{amount(size)} are to be written, and {amount(free)} are free in {folder}.", "Free some space."
         )
 
 
