@@ -9,11 +9,13 @@ the file. Format: ggml/include/gguf.h and ggml/docs/gguf.md of llama.cpp.
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
+from r1local import hf_cache
 from r1local.errors import ModelFileError, ModelNotFound, NotGGUF, TruncatedGGUF, UnsupportedModel
 from r1local.gguf_types import TENSOR_TYPES, ArrayInfo, GgufHeader, TensorInfo
 
@@ -100,6 +102,10 @@ def _with_parts(header: GgufHeader) -> GgufHeader:
         part = header.path.with_name(name)
         if not part.exists():
             raise TruncatedGGUF(f"Part {number} of {count} is missing: {part.name}.", "Download the missing part.")
+        if part.is_symlink() and not _lies_with(header.path, part):
+            raise ModelFileError(
+                f"{part.name} is a link that leads away from the first part.", "Do not trust where it came from."
+            )
         further = read_header(part, follow_parts=False)
         if (further.metadata.get("split.no"), further.metadata.get("split.count")) != (number - 1, count):
             raise ModelFileError(
@@ -116,6 +122,14 @@ def _with_parts(header: GgufHeader) -> GgufHeader:
         header.path, header.version, header.metadata, tuple(tensors), header.data_offset, total,
         header.alignment, tuple(parts),
     )  # fmt: skip
+
+
+def _lies_with(first: Path, part: Path) -> bool:
+    """Whether a part that is a link leads to where the first one is, or to a blob of the same cached repository."""
+    if Path(os.path.realpath(first)).parent == Path(os.path.realpath(part)).parent:
+        return True
+    repo = hf_cache.repo_of(part)
+    return repo is not None and repo.allows(part)
 
 
 class _Reader:

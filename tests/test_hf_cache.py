@@ -112,7 +112,9 @@ def test_no_other_link_is_allowed(repo: CachedRepo, outside: Path, target: str) 
     assert repo.etag_of(path) == ""
 
 
-@pytest.mark.parametrize("kind", ["outside", "fifo", "folder", "dangling", "loop", "other store", "short", "link", "shard"])
+@pytest.mark.parametrize(
+    "kind", ["outside", "fifo", "folder", "dangling", "loop", "other store", "short", "link", "shard"]
+)
 def test_no_other_blob_is_allowed(repo: CachedRepo, outside: Path, tmp_path: Path, kind: str) -> None:
     blob = repo.blob(OTHER_ETAG)
     store = repo.cache / "blobs"

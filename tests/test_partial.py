@@ -371,9 +371,7 @@ def test_a_partial_belongs_to_its_process_until_that_is_gone(
 
 
 @pytest.mark.xfail(strict=True, reason="a zombie counts as alive: under an init that reaps nobody, for ever")
-def test_a_process_that_nobody_waited_for_is_gone(
-    living: tuple[subprocess.Popen[str], Path], folder: Path
-) -> None:
+def test_a_process_that_nobody_waited_for_is_gone(living: tuple[subprocess.Popen[str], Path], folder: Path) -> None:
     process, _ = living
     process.send_signal(signal.SIGKILL)
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:

@@ -14,6 +14,7 @@ from typing import Any
 
 from r1local.catalog import Catalog, load_catalog
 from r1local.chat_types import ThinkMode
+from r1local.cli.integrity import check_once
 from r1local.cli.output import Output
 from r1local.cli.reply import ReplyView, stats_line
 from r1local.conversation import Conversation, with_system
@@ -68,6 +69,7 @@ def run_chat(flags: ChatFlags) -> None:
         local.model.sampling if local.model else catalog.sampling, configured, dataclasses.asdict(given)
     )
     _warn(catalog, local, output)
+    check_once(local, output)
     engine = load(local, settings, output)
     mark_used(local.path)
     try:

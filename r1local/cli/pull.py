@@ -99,7 +99,7 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
     read_header(path)
     if not flags.json:
         took = seconds(time.monotonic() - started)
-        got = f"{amount(plan.missing)} in {took}, checksum right." if plan.missing else "It was here already."
+        got = f"{amount(puller.fetched)} in {took}, checksum right." if puller.fetched else "It was here already."
         output.line(f'{got} To use it: r1local chat -m {_name(plan, path)} "..."')
     return path
 

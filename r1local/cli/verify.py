@@ -6,11 +6,11 @@ from typing import Any
 
 from r1local import hardware
 from r1local.catalog import load_catalog
-from r1local.checksums import Checksums
+from r1local.cli.integrity import check_bytes
 from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
 from r1local.engine.rows import broken_tensors
-from r1local.errors import ChecksumMismatch, ModelFileError, R1Error, UsageError
+from r1local.errors import ModelFileError, R1Error, UsageError
 from r1local.gguf_header import read_header
 from r1local.store import LocalModel, all_local, find
 from r1local.store.published import published_checksum
@@ -47,26 +47,15 @@ def verify(local: LocalModel, output: Output) -> tuple[dict[str, Any], R1Error |
     """Every check in turn: what was found, and the error that makes the file unusable if there is one."""
     facts: list[str] = []
     report: dict[str, Any] = {"name": local.name, "path": str(local.path), "facts": facts, "sound": False}
-    checksums = Checksums()
     try:
         header = read_header(local.path)
         count = len(header.tensors)
         facts.append(f"structure sound, {count} tensors, each inside its file")
         report["files"] = []
         for part in (local.path, *header.parts):
-            transfer = Transfer(output, "Checksum of")
-            whole = part.stat().st_size
             wanted = published_checksum(local, part)
-            found = checksums.compute(
-                part, like=wanted, on_progress=lambda done, t=transfer, p=part, n=whole: t.update(p.name, done, n)  # type: ignore[misc]
-            )  # fmt: skip
-            transfer.close()
+            found = check_bytes(local, part, wanted, output)
             report["files"].append({"name": part.name, "checksum": found, "published": wanted or None})
-            if wanted and found != wanted:
-                raise ChecksumMismatch(
-                    f"{part.name} is damaged: its checksum is {found[:12]}…, and {wanted[:12]}… was published.",
-                    _repair(local),
-                )
             facts.append(
                 f"checksum of {part.name} as published"
                 if wanted
@@ -93,7 +82,3 @@ def verify(local: LocalModel, output: Output) -> tuple[dict[str, Any], R1Error |
         return report, error
     report["sound"] = True
     return report, None
-
-
-def _repair(local: LocalModel) -> str:
-    return f"`r1local rm {local.name}`, then get it again."

@@ -93,6 +93,9 @@ class Puller:
     on_progress: Callable[[Progress], None] = lambda _: None
     on_notice: Callable[[str], None] = lambda _: None
     on_wait: Callable[[float, str], None] | None = None
+    fetched: int = 0
+    """Bytes that came over the network."""
+    _damaged: set[Path] = field(default_factory=set)
     _done_before: int = 0
     _highest: int = 0
 
@@ -194,9 +197,9 @@ class Puller:
         with self._alone(plan, file, location.etag):
             if self._is_here(plan, file, location.etag):
                 return "" if not cache.blob(location.etag).exists() else location.etag
-            for folder, held in partials.outdated(cache.partials, identity):
+            for folder, lost in partials.outdated(cache.partials, identity):
                 self.on_notice(
-                    f"{identity.file} was changed upstream since {held:,} bytes of it were fetched: starting over."
+                    f"{identity.file} was changed upstream since {lost:,} bytes of it were fetched: starting over."
                 )
                 shutil.rmtree(folder, ignore_errors=True)
             part = self._claim(plan, file, identity)
@@ -204,8 +207,9 @@ class Puller:
                 return location.etag
             try:
                 part.open()
-                if part.done.total and file.size > _MAX_PAPER:
-                    self.on_notice(f"Going on with {identity.file} at {part.done.total / file.size:.0%}.")
+                held = part.done.total
+                if held and file.size > _MAX_PAPER:
+                    self.on_notice(f"Going on with {identity.file} at {held / file.size:.0%}.")
                 fetch = Fetch(
                     self.client, find, location, part,
                     options=self.options, cancel=self.cancel, on_wait=self.on_wait,
@@ -227,6 +231,7 @@ class Puller:
 
                 fetch.run(report)
                 self._report(plan, "downloading", file, file.size)
+                self.fetched += file.size - held
                 self._publish(cache, part, location.etag)
             finally:
                 part.close()
@@ -267,10 +272,13 @@ class Puller:
         for candidate in (blob, path):
             if not candidate.is_file() or candidate.stat().st_size != file.size:
                 continue
-            if candidate == path and not plan.cache.allows(path):
-                continue
-            if self.checksums.known(candidate) == etag:
+            if candidate == path and (path.is_symlink() or not plan.cache.allows(path)):
+                continue  # the blob behind it was looked at
+            known = self.checksums.known(candidate)
+            if known == etag:
                 return True
+            if known and candidate in self._damaged:
+                continue
 
             def report(done: int, candidate: Path = candidate) -> None:
                 if self.cancel.is_set():
@@ -279,6 +287,7 @@ class Puller:
 
             if self.checksums.compute(candidate, like=etag, on_progress=report) == etag:
                 return True
+            self._damaged.add(candidate)
             self.on_notice(f"The copy of {clean_line(file.name)} in the cache is damaged: fetching it again.")
         return False
 

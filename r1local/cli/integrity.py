@@ -1,0 +1,39 @@
+"""Are the bytes here the ones that were published?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from r1local.checksums import Checksums
+from r1local.cli.output import Output
+from r1local.cli.progress import Transfer
+from r1local.errors import ChecksumMismatch
+from r1local.store import LocalModel
+from r1local.store.published import published_checksum
+
+
+def check_bytes(local: LocalModel, part: Path, wanted: str, output: Output, *, patience: float = 3.0) -> str:
+    """The checksum of one file, computed now, with a live line. Raises ChecksumMismatch where it is not `wanted`."""
+    transfer = Transfer(output, "Checking", plain_after=patience)
+    whole = part.stat().st_size
+    try:
+        found = Checksums().compute(part, like=wanted, on_progress=lambda done: transfer.update(part.name, done, whole))
+    finally:
+        transfer.close()
+    if wanted and found != wanted:
+        raise ChecksumMismatch(
+            f"{part.name} is damaged: its checksum is {found[:12]}…, and {wanted[:12]}… was published.",
+            f"`r1local pull {local.name}` mends it."
+            if local.repo is not None
+            else f"`r1local rm {local.name}`, then get it again.",
+        )
+    return found
+
+
+def check_once(local: LocalModel, output: Output) -> None:
+    """The first time a file is used. Raises ChecksumMismatch."""
+    checksums = Checksums()
+    for part in local.parts:
+        wanted = published_checksum(local, part)
+        if wanted and checksums.known(part) != wanted:
+            check_bytes(local, part, wanted, output, patience=60.0)
