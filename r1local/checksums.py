@@ -47,7 +47,7 @@ class Checksums:
         buffer = memoryview(bytearray(_BLOCK))
         done = 0
         with path.open("rb", buffering=0) as file:
-            before = _marks(path)
+            before = _marks(path, file.fileno())
             while count := file.readinto(buffer):
                 digest.update(buffer[:count])
                 done += count
@@ -61,21 +61,21 @@ class Checksums:
     def _load(self) -> dict[str, list[str]]:
         try:
             data = json.loads(self._file.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         if not isinstance(data, dict):
             return {}
         return {
             name: entry
             for name, entry in data.items()
-            if isinstance(entry, list) and len(entry) == 4 and all(isinstance(part, str) for part in entry)
+            if isinstance(entry, list) and len(entry) == 5 and all(isinstance(part, str) for part in entry)
         }
 
 
-def _marks(path: Path) -> list[str]:
-    """What changes when a file does: size, time of the last change, and which file it is."""
+def _marks(path: Path, handle: int | None = None) -> list[str]:
+    """What changes when a file does: size, times of the last change (one of which nobody can set), which file it is."""
     try:
-        status = path.stat()
+        status = os.fstat(handle) if handle is not None else path.stat()
     except OSError:
         return []
-    return [str(status.st_size), str(status.st_mtime_ns), str(status.st_ino)]
+    return [str(status.st_size), str(status.st_mtime_ns), str(status.st_ctime_ns), str(status.st_ino)]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ class CachedRepo:
         except ValueError:
             return False
         step = self.folder / "snapshots"
+        if ".." in inside.parts or not _is_real_folder(step):
+            return False
         for part in inside.parts[:-1]:
             step = step / part
             if not _is_real_folder(step):
@@ -135,23 +138,37 @@ class CachedRepo:
             blob = _target(path)
             if blob.parent != Path(os.path.abspath(self.folder / "blobs")) or not _BLOB.fullmatch(blob.name):
                 return None
+            return blob if self.holds(blob.name) else None
+        except (OSError, ValueError):
+            return None
+
+    def holds(self, etag: str) -> bool:
+        """Whether this blob is here: a regular file, or a link to one among the cache's shared blobs."""
+        blob = self.blob(etag)
+        try:
+            if not _is_real_folder(blob.parent):
+                return False
             mode = blob.lstat().st_mode
             if stat.S_ISREG(mode):
-                return blob
+                return True
             shared = _target(blob) if stat.S_ISLNK(mode) else blob
             store = Path(os.path.abspath(self.cache / "blobs"))
             if not shared.is_relative_to(store) or not _SHARED.fullmatch(shared.relative_to(store).as_posix()):
-                return None
-            return blob if stat.S_ISREG(shared.lstat().st_mode) and _is_real_folder(shared.parent) else None
+                return False
+            return stat.S_ISREG(shared.lstat().st_mode) and _is_real_folder(shared.parent)
         except (OSError, ValueError):
-            return None
+            return False
 
     def links_to(self, etag: str) -> list[Path]:
         """The files of all snapshots that lead to this blob."""
         return [path for snapshot in self.snapshots() for path in _files_below(snapshot) if self.etag_of(path) == etag]
 
-    def link(self, commit: str, name: str, etag: str) -> Path:
-        """Make the snapshot's file for a blob that is here, atomically; the file itself goes there without links."""
+    def link(self, commit: str, name: str, etag: str, *, own: bool = False) -> Path:
+        """Make the snapshot's file for a blob that is here, atomically.
+
+        Where links cannot be made the bytes go there: moved if the blob is `own`, of this run, so that nothing else
+        can lead to it yet, and copied otherwise.
+        """
         target = self.snapshot(commit, name)
         target.parent.mkdir(parents=True, exist_ok=True)
         blob = self.blob(etag)
@@ -163,9 +180,16 @@ class CachedRepo:
                 return target
             except (OSError, NotImplementedError):
                 beside.unlink(missing_ok=True)
-                if self.allows(target):  # another process was faster
-                    return target
-        os.replace(blob, target)
+        try:
+            if own:
+                os.replace(blob, target)
+            else:
+                shutil.copyfile(blob, beside)
+                os.replace(beside, target)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            if not self.allows(target):  # unless another process was faster
+                raise
         return target
 
     def set_revision(self, revision: str, commit: str) -> None:
@@ -173,12 +197,15 @@ class CachedRepo:
         if revision == commit:
             return
         path = self.folder / "refs" / revision
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{secrets.token_hex(4)}.ref")
-        # No file that is not a ref may stay here, even for a moment, for a scan takes every one for a ref.
-        beside = self.folder / beside.name
-        beside.write_text(commit, encoding="ascii")
-        os.replace(beside, path)
+        # Not among the refs, for a scan takes every file there for one.
+        beside = self.folder / f".{secrets.token_hex(4)}.ref"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(commit, encoding="ascii")
+            os.replace(beside, path)
+        except OSError:
+            # A branch where there was a folder of branches, or a full disk: the files are here all the same.
+            beside.unlink(missing_ok=True)
 
 
 def links_wanted() -> bool:

@@ -8,7 +8,7 @@ import unicodedata
 from r1local.errors import UnsafeServer, UsageError
 
 # Names of the Hub are ASCII; look-alikes in other alphabets are not let in.
-_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}")
+_REPO = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?/[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
@@ -18,7 +18,7 @@ _MAX_NAME_BYTES = 1000
 
 def is_repo(repo: str) -> bool:
     """Whether this may be the name of a repository: owner/name, by the Hub's rules."""
-    return bool(_REPO.fullmatch(repo)) and "--" not in repo and ".." not in repo and not repo.endswith((".", ".git"))
+    return bool(_REPO.fullmatch(repo)) and "--" not in repo and ".." not in repo and not repo.endswith(".git")
 
 
 def check_revision(revision: str) -> str:
@@ -76,10 +76,20 @@ def check_names(names: list[str]) -> None:
             raise UnsafeServer(
                 f"The repository has a file called {name!r}, which is refused: {why}.", "Do not trust this repository."
             )
-        folded = unicodedata.normalize("NFC", name).casefold()
+        folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
         if folded in seen and seen[folded] != name:
-            raise UnsafeServer(
-                f"The repository has both {seen[folded]!r} and {name!r}, which are one file on many systems.",
-                "Do not trust this repository.",
-            )
+            raise _twins(seen[folded], name)
         seen[folded] = name
+    for folded, name in seen.items():
+        parent = folded.rpartition("/")[0]
+        while parent:
+            if parent in seen:
+                raise _twins(seen[parent], name)
+            parent = parent.rpartition("/")[0]
+
+
+def _twins(one: str, other: str) -> UnsafeServer:
+    return UnsafeServer(
+        f"The repository has both {one!r} and {other!r}, which are one file on many systems.",
+        "Do not trust this repository.",
+    )

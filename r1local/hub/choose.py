@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from r1local.catalog import Catalog
 from r1local.errors import NotOffered, suggest
 from r1local.hub.names import Reference
@@ -70,11 +72,15 @@ def _is_named_like(offer: Offer, pattern: str) -> bool:
 
 def _listing(repository: Repository, offers: list[Offer], *, by_file: bool = False) -> str:
     """The offers a line each, the way to type them first."""
-    labels = [offer.quantization for offer in offers]
+    labels = [offer.quantization for offer in repository.offers()]
     lines = []
     for offer in offers[:_MOST_LISTED]:
         alone = offer.quantization and labels.count(offer.quantization) == 1 and not by_file
-        name = f"{repository.id}:{offer.quantization}" if alone else f"{repository.id}/{clean_line(offer.name)}"
+        name = (
+            f"{repository.id}:{offer.quantization}"
+            if alone
+            else shlex.quote(f"{repository.id}/{clean_line(offer.name)}")
+        )
         parts = f", {len(offer.files)} parts" if len(offer.files) > 1 else ""
         lines.append(f"  r1local pull {name}   {amount(offer.size)}{parts}")
     if len(offers) > _MOST_LISTED:

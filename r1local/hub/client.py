@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 
-from r1local.errors import DownloadError, R1Error, UnsafeServer
-from r1local.hub.hosts import Hosts
+from r1local.errors import DownloadError, R1Error, UnsafeServer, UsageError
+from r1local.hub.hosts import Hosts, through_proxy
 
 _Result = TypeVar("_Result")
 
@@ -24,6 +25,7 @@ _MAX_JSON = 64 << 20
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What a server says when another try may do: it is busy, restarting, or limits the rate.
 _PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
+_NUMBER = re.compile(r"[0-9]{1,18}")
 LONGEST_WAIT = 300.0
 """Seconds. A server that wants a longer pause gets an error in place of patience."""
 
@@ -42,12 +44,19 @@ class Client:
 
     def __init__(self, hosts: Hosts, *, user_agent: str, timeout: float = 30.0, connections: int = 8) -> None:
         self.hosts = hosts
-        self._http = httpx2.Client(
-            follow_redirects=False,
-            timeout=httpx2.Timeout(timeout, connect=min(timeout, 15.0)),
-            limits=httpx2.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2),
-            headers={"user-agent": user_agent, "accept-encoding": "identity"},
-        )
+        try:
+            self._http = httpx2.Client(
+                follow_redirects=False,
+                timeout=httpx2.Timeout(timeout, connect=min(timeout, 15.0)),
+                limits=httpx2.Limits(max_connections=connections + 2, max_keepalive_connections=connections + 2),
+                headers={"user-agent": user_agent, "accept-encoding": "identity"},
+            )
+        except (ValueError, ImportError, OSError, httpx2.InvalidURL) as error:
+            # A proxy or a certificate file of the environment cannot be used.
+            raise UsageError(
+                f"The network settings of this environment cannot be used: {error}.",
+                "Look at HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR.",
+            ) from error
 
     def close(self) -> None:
         self._http.close()
@@ -59,27 +68,35 @@ class Client:
         self.close()
 
     @contextmanager
-    def open(self, method: str, url: str, headers: dict[str, str] | None = None) -> Iterator[httpx2.Response]:
+    def open(
+        self, method: str, url: str, headers: dict[str, str] | None = None, *, timeout: float | None = None
+    ) -> Iterator[httpx2.Response]:
         """The answer to a request after its redirects, body unread. `response.url` is where it came from.
 
+        timeout: seconds to wait for every next byte, where it differs from the client's.
         Raises Passing for what another try may mend and UnsafeServer. A status is for the caller to judge.
         """
         for _ in range(_MAX_REDIRECTS + 1):
             self.hosts.check(url)
             try:
-                request = self._http.build_request(method, url, headers={**(headers or {}), **self.hosts.headers(url)})
+                request = self._http.build_request(
+                    method,
+                    url,
+                    headers={**(headers or {}), **self.hosts.headers(url)},
+                    timeout=self._http.timeout if timeout is None else timeout,
+                )
                 response = self._http.send(request, stream=True)
-            except (httpx2.TransportError, httpx2.InvalidURL, OSError, ValueError) as error:
+            except (httpx2.RequestError, httpx2.InvalidURL, OSError, ValueError) as error:
                 raise Passing(explain(error, url)) from error
             try:
                 self._check_peer(response)
                 if response.status_code not in _REDIRECTS or "location" not in response.headers:
                     try:
                         yield response
-                    except httpx2.TransportError as error:
+                    except httpx2.RequestError as error:
                         raise Passing(explain(error, url)) from error
                     return
-                target = urljoin(url, response.headers["location"])
+                target = self.hosts.target(url, response.headers["location"])
             finally:
                 response.close()
             url = target
@@ -90,14 +107,19 @@ class Client:
         for _ in range(_MAX_REDIRECTS + 1):
             self.hosts.check(url)
             try:
-                response = self._http.request("HEAD", url, headers=self.hosts.headers(url))
-            except (httpx2.TransportError, httpx2.InvalidURL, OSError, ValueError) as error:
+                request = self._http.build_request("HEAD", url, headers=self.hosts.headers(url))
+                response = self._http.send(request, stream=True)
+            except (httpx2.RequestError, httpx2.InvalidURL, OSError, ValueError) as error:
                 raise Passing(explain(error, url)) from error
+            try:
+                self._check_peer(response)
+            finally:
+                response.close()
             location = response.headers.get("location", "") if response.status_code in _REDIRECTS else ""
             # A renamed repository is a redirect on the Hub, with nothing about the file on it.
             if not location or "x-linked-etag" in response.headers or "etag" in response.headers:
                 return response
-            url = urljoin(url, location)
+            url = self.hosts.target(url, location)
         raise UnsafeServer(f"{self.hosts.name} redirects in a circle.", "Try again later, or another --endpoint.")
 
     def json(self, url: str) -> tuple[Any, httpx2.Response]:
@@ -143,8 +165,8 @@ def raise_if_passing(response: httpx2.Response) -> None:
 def retry_after(headers: httpx2.Headers) -> float:
     """The seconds a server asks to wait, by Retry-After in either of its forms or the rate limit headers; else 0."""
     value = headers.get("retry-after", "").strip()
-    if value.isdigit():
-        return float(value[:9])
+    if _NUMBER.fullmatch(value):
+        return float(value)
     if value:
         try:
             return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
@@ -153,8 +175,8 @@ def retry_after(headers: httpx2.Headers) -> float:
     # draft-ietf-httpapi-ratelimit-headers: "api";r=0;t=55
     for part in headers.get("ratelimit", "").split(";"):
         name, _, number = part.strip().partition("=")
-        if name == "t" and number.isdigit():
-            return float(number[:9])
+        if name == "t" and _NUMBER.fullmatch(number):
+            return float(number)
     return 0.0
 
 
@@ -174,6 +196,8 @@ def patiently(
             if attempt == attempts - 1 or passing.wait > LONGEST_WAIT:
                 raise passing.error from passing
             pause(passing, attempt, first_wait, on_wait, cancel)
+            if cancel is not None and cancel.is_set():
+                raise KeyboardInterrupt from passing
     raise AssertionError("unreachable")
 
 
@@ -216,5 +240,9 @@ def explain(error: Exception, url: str) -> DownloadError:
     if isinstance(error, httpx2.RemoteProtocolError):
         return DownloadError(f"{host} broke off in the middle.", "Try again.")
     if isinstance(error, httpx2.ConnectError) or "refused" in low:
+        if through_proxy(urlsplit(url).scheme, urlsplit(url).hostname or ""):
+            return DownloadError(
+                f"The proxy on the way to {host} cannot be reached: {text}.", "Check HTTPS_PROXY, or set NO_PROXY."
+            )
         return DownloadError(f"{host} cannot be reached: {text}.", "Check the network, HTTPS_PROXY and --endpoint.")
     return DownloadError(f"The connection to {host} failed: {text or type(error).__name__}.", "Try again.")

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from bisect import insort
 from collections.abc import Callable
 from typing import Any
 
-from r1local.errors import ChecksumMismatch, DiskFull, DownloadError
+from r1local.errors import ChecksumMismatch, DownloadError
 from r1local.hub.client import LONGEST_WAIT, Client, Passing, pause
-from r1local.hub.partial import Partial
+from r1local.hub.partial import Partial, as_disk_full
 from r1local.hub.ranges import EXPIRED, Connection, FetchOptions, Writer, is_range
 from r1local.hub.repository import Location
 
 _HASH_BYTES = 4 << 20
 _SYNC_SECONDS = 2.0
-_NO_SPACE = {28, 122, 112}  # ENOSPC, EDQUOT, and what Windows says
 
 
 class Fetch:
@@ -51,6 +51,10 @@ class Fetch:
         self._relocating = threading.Lock()
         self._error: BaseException | None = None
         self._whole_body = False
+        """The server knows no ranges: one connection, the reader, fetches all of the file."""
+        self._reader: int | None = None
+        self._over = threading.Event()
+        """Nothing is left to fetch, or something went wrong: nobody need wait any longer to try again."""
         self._ended = threading.Event()
         self._digest = ""
         self.hashed = 0
@@ -71,9 +75,8 @@ class Fetch:
             thread.start()
         try:
             while any(worker.is_alive() for worker in workers):
-                workers[0].join(0.1)
-                for worker in workers[1:]:
-                    worker.join(0.002)
+                if self._over.wait(0.1):
+                    time.sleep(0.01)
                 self._cut_stalled()
                 self._report(on_progress)
             while self._error is None and hasher.is_alive():
@@ -84,9 +87,10 @@ class Fetch:
             raise
         finally:
             self._ended.set()
-            for worker in workers:
-                worker.join(2.0)
-            hasher.join(5.0)
+            # One that waits for an answer cannot be told; as a daemon it holds nobody up.
+            deadline = time.monotonic() + 2.0
+            for worker in (*workers, hasher):
+                worker.join(max(0.0, deadline - time.monotonic()))
             syncer.join()
             self._save()
         if self._error is not None:
@@ -115,12 +119,12 @@ class Fetch:
                 except Passing as passing:
                     self._failed(passing)
         except BaseException as error:
-            self._stop(_as_ours(error))
+            self._stop(as_disk_full(error))
 
     def _take(self) -> tuple[int, int] | None:
         """The next range for a connection: large while much is left, small near the end so that all end together."""
         with self._lock:
-            if not self._todo or self._error is not None or (self._whole_body and self._connections):
+            if not self._todo or self._error is not None or self._reader is not None:
                 return None
             left = sum(end - start for start, end in self._todo)
             options = self._options
@@ -138,12 +142,19 @@ class Fetch:
         writer = Writer(self.partial, start)
         try:
             headers = {} if self._whole_body else {"range": f"bytes={start}-{end - 1}"}
-            with self.client.open("GET", self._location.url, headers) as response:
+            patience = self._options.stall_seconds
+            with self.client.open("GET", self._location.url, headers, timeout=patience) as response:
                 connection = self._connections[threading.get_ident()]
-                connection.attach(response)
                 if response.status_code in EXPIRED:
                     self._relocate(self._location)
-                if not is_range(response, start, end, self._location.size):
+                ranged = is_range(response, start, end, self._location.size)
+                with self._lock:
+                    if self._reader is not None or self._error is not None:
+                        return  # another connection reads the whole file
+                    connection.attach(response)
+                    if not ranged:
+                        self._become_reader(connection)
+                if not ranged:
                     self._read_whole(response, connection)
                     return
                 left = end - start
@@ -164,22 +175,28 @@ class Fetch:
             finally:
                 with self._lock:
                     self._connections.pop(threading.get_ident(), None)
+                    if self._reader == threading.get_ident():
+                        self._reader = None
                     if writer.at < end:
-                        self._todo.insert(0, (writer.at, end))
+                        insort(self._todo, (writer.at, end))
                     if self._whole_body:
                         self._todo = list(self.partial.done.gaps(self._location.size))
+                    if self.partial.done.total == self._location.size:
+                        self._over.set()
+
+    def _become_reader(self, connection: Connection) -> None:
+        self._whole_body = True
+        self._reader = threading.get_ident()
+        for other in self._connections.values():
+            if other is not connection:
+                other.cut()
 
     def _read_whole(self, response: Any, connection: Connection) -> None:
-        """A server that knows no ranges: one connection reads all of it, and keeps what was missing."""
-        with self._lock:
-            if self._whole_body and len(self._connections) > 1:
-                return  # another connection reads it already
-            self._whole_body = True
-            for other in self._connections.values():
-                if other is not connection:
-                    other.cut()
+        """Read all of the file, and keep what was missing."""
         # No byte is written twice: what was hashed stays as it is. So the others must have ended.
-        while len(self._connections) > 1:
+        while any(other.attached for other in list(self._connections.values()) if other is not connection):
+            if self._error is not None:
+                return
             time.sleep(0.005)
         gaps = list(self.partial.done.gaps(self._location.size))
         at = 0
@@ -220,12 +237,12 @@ class Fetch:
     def _failed(self, passing: Passing) -> None:
         me = threading.get_ident()
         failures = self._failures[me] = self._failures.get(me, 0) + 1
-        if self._error is not None or (self._whole_body and self._connections):
+        if self._error is not None or self._reader is not None:
             return
         if failures >= self._options.attempts or passing.wait > LONGEST_WAIT:
             hint = f"{passing.error.hint} The {self.partial.done.total:,} bytes that are here are kept."
             raise DownloadError(passing.error.message, hint.strip()) from passing
-        pause(passing, failures - 1, self._options.first_wait, self._on_wait, self._cancel)
+        pause(passing, failures - 1, self._options.first_wait, self._on_wait, self._over)
 
     def _cut_stalled(self) -> None:
         with self._lock:
@@ -238,6 +255,7 @@ class Fetch:
                 self._error = error
             for connection in self._connections.values():
                 connection.cut()
+        self._over.set()
         self._ended.set()
 
     # Beside the ranges
@@ -246,7 +264,7 @@ class Fetch:
         try:
             work()
         except BaseException as error:
-            self._stop(_as_ours(error))
+            self._stop(as_disk_full(error))
 
     def _hash(self) -> None:
         """Hash the file from its start as far as it is there, following the download."""
@@ -278,14 +296,4 @@ class Fetch:
             self.partial.sync()
         except OSError as error:
             if self._error is None:
-                self._error = _as_ours(error)
-
-
-def _as_ours(error: BaseException) -> BaseException:
-    if isinstance(error, OSError) and (error.errno in _NO_SPACE or getattr(error, "winerror", None) in _NO_SPACE):
-        full = DiskFull(
-            "The disk is full. What was fetched is kept.", "Free some space and pull again: it goes on from here."
-        )
-        full.__cause__ = error
-        return full
-    return error
+                self._error = as_disk_full(error)

@@ -10,6 +10,8 @@ from r1local.catalog import Catalog, Model
 from r1local.errors import ModelNotFound, UsageError
 from r1local.names import check_revision, is_repo, unsafe_name
 
+# What a repository is that holds no model: no user has one of these names.
+_OTHER_KINDS = ("datasets", "spaces", "api", "docs", "models", "settings")
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
 
@@ -56,21 +58,28 @@ def parse_reference(text: str, catalog: Catalog, *, endpoint: str = "") -> Refer
 
 
 def _of_address(text: str, endpoint: str) -> Reference:
-    parts = urlsplit(text if "://" in text else f"https://{text}")
-    known = {*_HUB_HOSTS, urlsplit(endpoint).netloc.lower()}
+    wrong = UsageError(
+        f"{text} is no address of a repository of {urlsplit(endpoint).netloc if endpoint else _HUB_HOSTS[0]}.",
+        "Give user/repo, and the server with --endpoint.",
+    )
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        known = {*_HUB_HOSTS, *(f"{host}:443" for host in _HUB_HOSTS), urlsplit(endpoint).netloc.lower()} - {""}
+        segments = [unquote(segment) for segment in parts.path.split("/") if segment]
+    except ValueError:
+        raise wrong from None
     if parts.scheme not in ("http", "https") or parts.netloc.lower() not in known:
-        raise UsageError(
-            f"{text} is no address of {urlsplit(endpoint).netloc or _HUB_HOSTS[0]}.",
-            "Give user/repo, and the server with --endpoint.",
+        raise wrong
+    if len(segments) < 2 or segments[0] in _OTHER_KINDS:
+        raise wrong
+    repo, rest = "/".join(segments[:2]), segments[2:]
+    if rest[:1] in (["resolve"], ["blob"]) and len(rest) >= 3:
+        return Reference(
+            (_checked_repo(repo),), file=_checked_file("/".join(rest[2:])), revision=check_revision(rest[1])
         )
-    segments = [unquote(segment) for segment in parts.path.split("/") if segment]
-    if len(segments) >= 5 and segments[2] in ("resolve", "blob"):
-        repo, revision, file = "/".join(segments[:2]), segments[3], "/".join(segments[4:])
-        return Reference((_checked_repo(repo),), file=_checked_file(file), revision=check_revision(revision))
-    if len(segments) == 4 and segments[2] == "tree":
-        return Reference((_checked_repo("/".join(segments[:2])),), revision=check_revision(segments[3]))
-    if len(segments) != 2:
-        raise UsageError(f"{text} names no repository.", "Give user/repo, or the address of a .gguf file.")
+    if rest[:1] == ["tree"] and len(rest) >= 2:
+        # Of a folder's page the folder tells nothing that a quantization would not tell better.
+        return Reference((_checked_repo(repo),), revision=check_revision(rest[1]))
     return _of_path("/".join(segments))
 
 
@@ -99,6 +108,3 @@ def _checked_repo(repo: str) -> str:
             f"{repo!r} is no name of a repository.", "It is owner/name, in letters, digits, '-', '_' and '.'."
         )
     return repo
-
-
-from r1local.names import check_names, is_commit  # noqa: E402, F401

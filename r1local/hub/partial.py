@@ -18,6 +18,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import threading
 import time
 import zlib
@@ -28,7 +29,10 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from r1local.errors import DiskFull
+
 _FOLDER = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})")
+_SPAN = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})")
 _SYNCED = "synced"
 # A process on another machine that shares the disk counts as gone when it wrote nothing for so long.
 _FOREIGN_PATIENCE_SECONDS = 180.0
@@ -61,8 +65,10 @@ class Spans:
         """The stretches of [0, size) that are not in the set, in order."""
         at = 0
         for start, end in self:
+            if start >= size:
+                break
             if start > at:
-                yield at, min(start, size)
+                yield at, start
             at = end
         if at < size:
             yield at, size
@@ -94,7 +100,7 @@ class Partial:
         self.done = Spans()
         self.data = folder / "data"
         self.lock = threading.Lock()
-        self._journal: IO[str] | None = None
+        self._journal: IO[bytes] | None = None
         self._unsynced = False
 
     def open(self) -> None:
@@ -116,7 +122,6 @@ class Partial:
             self._unsynced = True
             if self._journal is not None:
                 self._journal.write(_line(f"{start} {end}"))
-                self._journal.flush()
 
     def sync(self) -> None:
         """Bring what was written so far to the disk, and note that."""
@@ -133,7 +138,7 @@ class Partial:
     def _rewrite(self, synced: list[tuple[int, int]]) -> None:
         """The journal anew: what is surely on the disk, the marker, then everything that was written."""
         beside = self.folder / "journal.new"
-        with beside.open("w", encoding="ascii") as file:
+        with beside.open("wb") as file:
             file.write(_line(json.dumps({**asdict(self.identity), "boot": boot_id()})))
             file.writelines(_line(f"{start} {end}") for start, end in synced)
             file.write(_line(_SYNCED))
@@ -143,13 +148,17 @@ class Partial:
         if self._journal is not None:
             self._journal.close()  # Windows renames over no open file
         os.replace(beside, self.folder / "journal")
-        self._journal = (self.folder / "journal").open("a", encoding="ascii")
+        # Unbuffered: a line that a full disk refused must not come back when the file is closed.
+        self._journal = (self.folder / "journal").open("ab", buffering=0)
 
     def close(self) -> None:
+        """Let go of it: another run may take it over."""
         with self.lock:
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
+        with _written_here_lock:
+            _written_here.discard(self.folder)
 
     def discard(self) -> None:
         self.close()
@@ -164,13 +173,37 @@ class Partial:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def claim(partials: Path, identity: Identity) -> Partial | None:
-    """The partial of an earlier run that is gone, or a new one; None while another process writes one.
+# Partials that this process is writing, for its own threads to keep apart.
+_written_here: set[Path] = set()
+_written_here_lock = threading.Lock()
 
-    The caller holds the file lock of the download where locks work.
+
+def claim(partials: Path, identity: Identity) -> Partial | None:
+    """The partial of an earlier run that is gone, or a new one; None while somebody else writes one.
+
+    The caller holds the file lock of the download where locks work, and closes or discards the partial.
     """
+    if partials.is_symlink():
+        partials.unlink()
     partials.mkdir(mode=0o700, parents=True, exist_ok=True)
     mine = partials / f"{identity.etag}.{owner()}"
+    with _written_here_lock:
+        if mine in _written_here:
+            return None
+        _written_here.add(mine)
+    try:
+        claimed = _adopt_or_make(partials, mine, identity)
+    except BaseException:
+        claimed = None
+        raise
+    finally:
+        if claimed is None:
+            with _written_here_lock:
+                _written_here.discard(mine)
+    return claimed
+
+
+def _adopt_or_make(partials: Path, mine: Path, identity: Identity) -> Partial | None:
     for folder in _folders(partials):
         if folder.name.startswith(f"{identity.etag}.") and folder != mine:
             if _is_alive(folder):
@@ -182,8 +215,29 @@ def claim(partials: Path, identity: Identity) -> Partial | None:
                     os.rename(folder, mine)
             except OSError:
                 return None  # somebody else was faster
+    if mine.is_symlink() or not _holds_plain_files(mine):
+        # Not as we leave it: an archive may have brought it, with links to files that are none of ours.
+        if mine.is_symlink() or not mine.is_dir():
+            mine.unlink()
+        else:
+            shutil.rmtree(mine)
     mine.mkdir(mode=0o700, exist_ok=True)
     return Partial(mine, identity)
+
+
+def _holds_plain_files(folder: Path) -> bool:
+    """Whether everything in a partial's folder, which may not exist, is a regular file with no other name."""
+    try:
+        entries = list(os.scandir(folder))
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+    for entry in entries:
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or (os.name != "nt" and status.st_nlink != 1):
+            return False
+    return True
 
 
 def outdated(partials: Path, identity: Identity) -> list[tuple[Path, int]]:
@@ -217,8 +271,9 @@ def _folders(partials: Path) -> list[Path]:
         return []
 
 
-def _line(text: str) -> str:
-    return f"{text} {zlib.crc32(text.encode()):08x}\n"
+def _line(text: str) -> bytes:
+    data = text.encode("ascii")
+    return data + b" %08x\n" % zlib.crc32(data)
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -240,7 +295,7 @@ def _read_header(path: Path) -> dict[str, object] | None:
     for text in _lines(path):
         try:
             header = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return header if isinstance(header, dict) else None
     return None
@@ -258,9 +313,9 @@ def _read_journal(path: Path, identity: Identity | None) -> Spans:
         elif text == _SYNCED:
             synced = _copy(spans)
         else:
-            start, _, end = text.partition(" ")
-            if start.isdigit() and end.isdigit():
-                spans.add(int(start), int(end))
+            match = _SPAN.fullmatch(text)
+            if match is not None:
+                spans.add(int(match[1]), int(match[2]))
     return spans if header is not None and header.get("boot") == boot_id() else synced
 
 
@@ -294,12 +349,30 @@ def _short_hash(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
 
 
+@cache
+def _machine() -> str:
+    """Which machine this is, and which of its containers: process numbers mean something only within."""
+    try:
+        container = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        container = ""
+    return _short_hash(platform.node(), container)
+
+
 def _token(pid: int) -> str:
     """The owner text of a process of this machine. Raises psutil.NoSuchProcess."""
+    return f"{_machine()}-{pid}-{_short_hash(boot_id(), _started(pid))}"
+
+
+def _started(pid: int) -> str:
+    """When a process was started, by a clock that nobody can set. Raises psutil.NoSuchProcess."""
     import psutil
 
-    started = psutil.Process(pid).create_time()
-    return f"{_short_hash(platform.node())}-{pid}-{_short_hash(boot_id(), started)}"
+    try:
+        # Field 22 of proc(5), in ticks since boot; the name before it may hold anything.
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return str(psutil.Process(pid).create_time())
 
 
 def owner() -> str:
@@ -314,14 +387,35 @@ def _is_alive(folder: Path) -> bool:
     if match is None:
         return False
     _, host, pid, start = match.groups()
-    if host != _short_hash(platform.node()):
+    if host != _machine():
+        journal = folder / "journal"
         try:
-            return time.time() - (folder / "journal").stat().st_mtime < _FOREIGN_PATIENCE_SECONDS
+            written = (journal if journal.is_file() else folder).stat().st_mtime
         except OSError:
             return False
+        return time.time() - written < _FOREIGN_PATIENCE_SECONDS
+    if int(pid) == os.getpid():
+        with _written_here_lock:
+            return folder in _written_here
     try:
+        if psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
+            return False
         return _token(int(pid)) == f"{host}-{pid}-{start}"
     except psutil.NoSuchProcess:
         return False
     except (psutil.Error, OSError, OverflowError):
         return True
+
+
+_NO_SPACE = {28, 122, 27, 112}  # ENOSPC, EDQUOT, EFBIG, and what Windows says
+
+
+def as_disk_full(error: BaseException) -> BaseException:
+    """The sentence for a disk that cannot take more; any other error as it is."""
+    if isinstance(error, OSError) and (error.errno in _NO_SPACE or getattr(error, "winerror", None) in _NO_SPACE):
+        full = DiskFull(
+            "The disk is full. What was fetched is kept.", "Free some space and pull again: it goes on from here."
+        )
+        full.__cause__ = error
+        return full
+    return error

@@ -96,6 +96,7 @@ class Puller:
     fetched: int = 0
     """Bytes that came over the network."""
     _damaged: set[Path] = field(default_factory=set)
+    _published: set[str] = field(default_factory=set)
     _done_before: int = 0
     _highest: int = 0
 
@@ -140,10 +141,10 @@ class Puller:
         return PullPlan(reference, revision, repository, offer, papers, cache, missing, shutil.disk_usage(folder).free)
 
     def _seems_here(self, cache: CachedRepo, commit: str, file: RemoteFile) -> bool:
+        path = cache.snapshot(commit, file.name)
         try:
-            if file.etag and cache.blob(file.etag).stat().st_size == file.size:
+            if file.etag and cache.holds(file.etag) and cache.blob(file.etag).stat().st_size == file.size:
                 return True
-            path = cache.snapshot(commit, file.name)
             return cache.allows(path) and path.stat().st_size == file.size
         except OSError:
             return False
@@ -157,6 +158,12 @@ class Puller:
         wrong.
         """
         plan.check_space()
+        try:
+            return self._run(plan)
+        except OSError as error:
+            raise partials.as_disk_full(error) from error
+
+    def _run(self, plan: PullPlan) -> Path:
         plan.cache.prepare()
         self._done_before = self._highest = 0
         etags = {}
@@ -171,7 +178,7 @@ class Puller:
         # The first part last: a split model appears when it is whole.
         for name, etag in reversed(etags.items()):
             if etag:
-                plan.cache.link(plan.repository.commit, name, etag)
+                plan.cache.link(plan.repository.commit, name, etag, own=etag in self._published)
         for folder in {plan.path.parent, plan.path.parent.parent}:
             sync_folder(folder)
         plan.cache.set_revision(plan.revision or "main", plan.repository.commit)
@@ -187,7 +194,7 @@ class Puller:
         """Make the blob of one file be there, and right. Its name; empty when the snapshot holds the file itself."""
         cache = plan.cache
         if file.etag and self._is_here(plan, file, file.etag):
-            return "" if not cache.blob(file.etag).exists() else file.etag
+            return file.etag if cache.holds(file.etag) else ""
 
         def find() -> Location:
             return locate(self.client, plan.repository, file, cancel=self.cancel, on_wait=self.on_wait)
@@ -196,7 +203,7 @@ class Puller:
         identity = Identity(location.etag, file.size, plan.repository.id, clean_line(file.name))
         with self._alone(plan, file, location.etag):
             if self._is_here(plan, file, location.etag):
-                return "" if not cache.blob(location.etag).exists() else location.etag
+                return location.etag if cache.holds(location.etag) else ""
             for folder, lost in partials.outdated(cache.partials, identity):
                 self.on_notice(
                     f"{identity.file} was changed upstream since {lost:,} bytes of it were fetched: starting over."
@@ -204,7 +211,7 @@ class Puller:
                 shutil.rmtree(folder, ignore_errors=True)
             part = self._claim(plan, file, identity)
             if part is None:
-                return location.etag
+                return location.etag if cache.holds(location.etag) else ""
             try:
                 part.open()
                 held = part.done.total
@@ -246,11 +253,8 @@ class Puller:
                 raise ChecksumMismatch(
                     f"{part.identity.file} was replaced by something else while it was downloaded.", "Pull again."
                 )
-            if os.name != "nt":
-                mask = os.umask(0)
-                os.umask(mask)
-                os.fchmod(file.fileno(), 0o666 & ~mask)
         os.replace(part.data, blob)
+        self._published.add(etag)
         sync_folder(blob.parent)
         part.discard()
         try:
@@ -264,16 +268,21 @@ class Puller:
             self._wait(plan, file)
             if self._is_here(plan, file, identity.etag):
                 return None
+        if self._is_here(plan, file, identity.etag):  # in the last moment
+            part.discard()
+            return None
         return part
 
     def _is_here(self, plan: PullPlan, file: RemoteFile, etag: str) -> bool:
         """Whether the file is in the cache and right. A damaged copy counts as missing and will be replaced."""
         blob, path = plan.cache.blob(etag), plan.cache.snapshot(plan.repository.commit, file.name)
         for candidate in (blob, path):
-            if not candidate.is_file() or candidate.stat().st_size != file.size:
+            if candidate == blob and not plan.cache.holds(etag):
                 continue
             if candidate == path and (path.is_symlink() or not plan.cache.allows(path)):
                 continue  # the blob behind it was looked at
+            if candidate.stat().st_size != file.size:
+                continue
             known = self.checksums.known(candidate)
             if known == etag:
                 return True

@@ -14,7 +14,7 @@ from r1local.hub.partial import Partial
 
 # What a server says of an address that was signed for a time that is over.
 EXPIRED = (401, 403, 404, 410)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _JOURNAL_BYTES = 1 << 20
 _JOURNAL_SECONDS = 0.3
 
@@ -101,6 +101,11 @@ class Connection:
         self._seen = 0
         self._since = time.monotonic()
         self._stream: Any = None
+
+    @property
+    def attached(self) -> bool:
+        """Whether an answer is being read, and written down."""
+        return self._stream is not None
 
     def attach(self, response: Any) -> None:
         self._stream = response.extensions.get("network_stream")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from r1local.catalog import Catalog
 from r1local.errors import AccessDenied, DownloadError, NotOffered, R1Error, UnsafeServer, suggest
 from r1local.hub.client import Client, Passing, patiently, raise_if_passing
-from r1local.names import is_commit, is_repo
+from r1local.hub.hosts import origin
+from r1local.names import is_commit, is_repo, unsafe_name
 from r1local.store import quantization_in
 from r1local.terminal import clean_line
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE | re.ASCII)
 # Companions of a model, not models.
 _NOT_A_MODEL = re.compile(r"(^|[-._/])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
 _MAX_FILES = 100_000
@@ -69,7 +70,7 @@ class Repository:
         whole: list[Offer] = []
         parts: dict[tuple[str, int], dict[int, RemoteFile]] = {}
         for file in self.files:
-            if not file.name.lower().endswith(".gguf") or _NOT_A_MODEL.search(file.name):
+            if not file.name.lower().endswith(".gguf") or _NOT_A_MODEL.search(file.name) or unsafe_name(file.name):
                 continue
             match = _PART.match(file.name)
             if match:
@@ -77,7 +78,7 @@ class Repository:
             else:
                 whole.append(Offer(quantization_in(file.name), (file,)))
         for (stem, count), found in parts.items():
-            if set(found) == set(range(1, count + 1)):
+            if len(found) == count and set(found) == set(range(1, count + 1)):
                 files = tuple(found[number] for number in sorted(found))
                 whole.append(Offer(quantization_in(f"{stem}.gguf"), files))
         return sorted(whole, key=lambda offer: (offer.size, offer.name))
@@ -104,7 +105,7 @@ def look_up(client: Client, repo: str, revision: str, catalog: Catalog, **patien
         raise _refusal(client, repo, revision, response, lambda: _near_repos(client, repo, catalog))
     try:
         return _repository(data, repo)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DownloadError(
             f"{client.hosts.name} does not answer as a Hub does ({error}).", "Check --endpoint, or try again later."
         ) from error
@@ -116,22 +117,29 @@ def _repository(data: dict[str, Any], asked: str) -> Repository:
         raise ValueError("no commit")
     files = []
     for entry in data["siblings"][:_MAX_FILES]:
-        lfs = entry.get("lfs") or {}
-        name, size = entry["rfilename"], lfs.get("size", entry.get("size"))
-        sha256 = lfs.get("sha256") or lfs.get("oid") or ""
-        if not isinstance(name, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        if not isinstance(entry, dict):
+            continue
+        lfs = entry.get("lfs")
+        lfs = lfs if isinstance(lfs, dict) else {}
+        name, size = entry.get("rfilename"), lfs.get("size", entry.get("size"))
+        sha256 = lfs.get("sha256") or lfs.get("oid")
+        sha256 = sha256 if isinstance(sha256, str) and _SHA256.fullmatch(sha256) else ""
+        if not isinstance(name, str) or not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
             continue
         blob = "" if lfs else str(entry.get("blobId") or "")
         files.append(
             RemoteFile(
                 name,
                 size,
-                sha256 if _SHA256.fullmatch(str(sha256)) else "",
+                sha256,
                 blob if _BLOB_NAME.fullmatch(blob) and len(blob) == 40 else "",
             )
         )
     card = data.get("cardData") or {}
     licence = card.get("license") if isinstance(card, dict) else None
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence[:5]))
+    downloads = data.get("downloads")
     # The Hub answers under the new name of a renamed repository.
     name = data.get("id") or asked
     return Repository(
@@ -139,7 +147,7 @@ def _repository(data: dict[str, Any], asked: str) -> Repository:
         commit,
         tuple(files),
         licence=clean_line(str(licence or "")),
-        downloads=int(data.get("downloads") or 0),
+        downloads=downloads if isinstance(downloads, int) else 0,
         gated=bool(data.get("gated")),
     )
 
@@ -159,7 +167,9 @@ def locate(client: Client, repository: Repository, file: RemoteFile, **patience:
     response = patiently(ask, **patience)
     if response.status_code >= 400:
         raise _refusal(client, repository.id, repository.commit, response, lambda: "", file=file.name)
-    etag = _etag(response.headers.get("x-linked-etag") or response.headers.get("etag") or "")
+    etag = ""
+    if origin(str(response.url)) == origin(client.hosts.endpoint):  # a storage server's own tag is no checksum
+        etag = _etag(response.headers.get("x-linked-etag") or response.headers.get("etag") or "")
     if not _BLOB_NAME.fullmatch(etag):
         etag = file.etag  # a mirror may drop or change the header; what it says in the listing will do
     if not etag:
@@ -173,12 +183,12 @@ def locate(client: Client, repository: Repository, file: RemoteFile, **patience:
             "Try again later, or another --endpoint.",
         )
     said = response.headers.get("x-linked-size", "")
-    if said.isdigit() and int(said) != file.size:
+    if re.fullmatch(r"[0-9]+", said) and said.lstrip("0") != str(file.size).lstrip("0"):
         raise UnsafeServer(
             f"{client.hosts.name} contradicts itself about the size of {clean_line(file.name)}.",
             "Try again later, or another --endpoint.",
         )
-    target = urljoin(str(response.url), response.headers.get("location") or "")
+    target = client.hosts.target(str(response.url), response.headers.get("location") or "")
     client.hosts.check(target)
     return Location(target, file.size, etag)
 

@@ -16,12 +16,13 @@ from r1local.hf_cache import CachedRepo, cache_folder, cached_repos
 from r1local.names import is_repo
 from r1local.terminal import clean_line
 
-_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE)
+_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE | re.ASCII)
 # Companions of a model, not models.
 _COMPANION = re.compile(r"(^|[-._])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
 # A quantization at the end of a file name, also one the catalog does not know, such as UD-Q4_K_XL.
 _QUANTIZATION = re.compile(
-    r"(?:^|[-._])(?P<label>(?:UD-)?(?:T?I?Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4))$", re.IGNORECASE
+    r"(?:^|[-._])(?P<label>(?:UD-)?(?:T?I?Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4))$",
+    re.IGNORECASE | re.ASCII,
 )
 
 CACHE = "Hugging Face cache"
