@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,10 +41,17 @@ class LocalHub:
         }
 
 
-def random_file(path: Path, size: int) -> str:
-    """Write that many random bytes; their SHA-256."""
-    digest = hashlib.sha256()
+def random_model(path: Path, size: int) -> str:
+    """Write a GGUF file of that many bytes, one tensor of random 8-bit numbers in it; its SHA-256."""
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    header += struct.pack("<Q20sIQ5s", 20, b"general.architecture", 8, 5, b"llama")
+    rows = size - 128
+    header += struct.pack("<Q1sIQIQ", 1, b"x", 1, rows, 24, 0)
+    header = header.ljust(128, b"\0")
+    digest = hashlib.sha256(header)
+    size -= len(header)
     with path.open("wb") as file:
+        file.write(header)
         while size:
             block = os.urandom(min(size, 8 << 20))
             digest.update(block)
@@ -59,7 +67,7 @@ def local_hub(size: int, rate: int = 0) -> Iterator[LocalHub]:
         folder = Path(name)
         home = folder / "repos" / REPO
         home.mkdir(parents=True)
-        sha256 = random_file(home / FILE, size)
+        sha256 = random_model(home / FILE, size)
         port_file = folder / "port"
         command = [sys.executable, "-m", "tests.hub", str(folder / "repos"), "--port-file", str(port_file)]
         if rate:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.local_hub import FILE, REPO, LocalHub, random_file
+from benchmarks.local_hub import FILE, REPO, LocalHub, random_model
 from r1local.hub.ranges import FetchOptions
 from tests.hub import Hub
 
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="r1local-kill-") as name, Hub() as hub:
         folder = Path(name)
         source = folder / FILE
-        sha256 = random_file(source, size)
+        sha256 = random_model(source, size)
         hub.add(REPO, {FILE: source})
         hub.rate = given.rate * 1_000_000
         facts = LocalHub(hub.endpoint, size, sha256, folder)

@@ -13,14 +13,20 @@ def home() -> Path:
     """$R1LOCAL_HOME, or this system's place for a program's data."""
     if configured := os.environ.get("R1LOCAL_HOME"):
         try:
-            return Path(configured).expanduser().absolute()
-        except RuntimeError as error:
-            raise UsageError(
-                f"R1LOCAL_HOME is {configured!r}, which leads nowhere: {error}.", "Name a folder."
-            ) from error
+            return expand(configured).absolute()
+        except UsageError as error:
+            raise UsageError(f"R1LOCAL_HOME is {error.message}", "Name a folder.") from error
     from platformdirs import user_data_path
 
     return user_data_path("r1local", appauthor=False)
+
+
+def expand(text: str) -> Path:
+    """A path as a person writes it, with ~ for a home. Raises UsageError where there is no such home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text!r} leads nowhere: {error}.", "Write the path out.") from error
 
 
 def config_file() -> Path:

@@ -113,7 +113,6 @@ def test_names(store: Path, given: str, manifest: str, shown: str) -> None:
     assert ollama_model(shown.removeprefix("ollama:")) == found, "what is shown can be typed"
 
 
-@pytest.mark.xfail(strict=True, reason="a registry with a port, as `ollama list` shows it, is taken for no name")
 def test_a_registry_with_a_port(store: Path) -> None:
     add(store, "localhost:5000/user/model/tag")
     shown = ollama_models().models[0].name
@@ -154,7 +153,6 @@ def test_where_ollama_keeps_them(user: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert Path("/usr/share/ollama/.ollama/models") in ollama_folders()
 
 
-@pytest.mark.xfail(strict=True, reason="RuntimeError of Path.expanduser is not caught")
 @pytest.mark.parametrize("command", [("import", "ollama"), ("import", "~nobody-of-this-name/x.gguf")])
 def test_a_home_of_nobody(command: tuple[str, str]) -> None:
     run(*command, OLLAMA_MODELS="~nobody-of-this-name/models", code=ExitCode.USAGE)
@@ -251,8 +249,7 @@ def test_a_manifest_behind_a_link(store: Path, tmp_path: Path) -> None:
     assert [model.name for model in ollama_models().models] == ["ollama:tiny:elsewhere"]
 
 
-@pytest.mark.parametrize("by_name", [pytest.param(True, marks=pytest.mark.xfail(
-    strict=True, reason="folders behind links are followed when a model is named")), False])  # fmt: skip
+@pytest.mark.parametrize("by_name", [True, False])  # fmt: skip
 def test_a_folder_of_manifests_behind_a_link(store: Path, tmp_path: Path, by_name: bool) -> None:
     """What a link inside the store leads to is not opened."""
     add(store)
@@ -280,15 +277,15 @@ def test_importing_changes_nothing_of_theirs(store: Path) -> None:
     before = fingerprint(store)
     first = run("import", "ollama:tiny")
     path = Path(first.stdout.strip())
-    assert path == paths.models_folder() / "Tiny-F32.gguf"
+    assert path == paths.models_folder() / "tiny-F32.gguf"
     assert read_header(path).quantization == "F32"
-    assert "-m Tiny-F32 " in first.stderr
-    assert find(load_catalog(), "Tiny-F32").path == path
+    assert "-m tiny-F32 " in first.stderr
+    assert find(load_catalog(), "tiny-F32").path == path
     assert path in [local.path for local in all_local(load_catalog())]
     assert run("import", "ollama:tiny").stdout == first.stdout
     assert run("import", "ollama").stdout == first.stdout
-    assert run("verify", "Tiny-F32").stdout.count("as published") == 1
-    assert run("rm", "Tiny-F32", "--yes").returncode == 0
+    assert run("verify", "tiny-F32").stdout.count("as published") == 1
+    assert run("rm", "tiny-F32", "--yes").returncode == 0
     assert fingerprint(store) == before
     copied = json.loads(run("import", "ollama:tiny", "--copy", "--json").stdout)
     assert copied == [{"path": str(path), "linked": False}]
@@ -315,13 +312,12 @@ def test_all_that_can_be_is_imported_and_the_rest_is_named(store: Path) -> None:
     write_manifest(store, [], "registry.ollama.ai/library/three/latest")
     write_manifest(store, [], "registry.ollama.ai/library/\x1b]0;owned\x07/latest")
     result = run("import", "ollama")
-    assert [Path(line).name for line in result.stdout.splitlines()] == ["Two-F32.gguf", "One-F32.gguf"]
+    assert [Path(line).name for line in result.stdout.splitlines()] == ["hf.co-user-two-Q4-F32.gguf", "one-7b-F32.gguf"]
     assert "Skipped ollama:three:latest: " in result.stderr
     assert "\x1b" not in result.stderr
     assert "\x07" not in result.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="two models with the same general.name want the same file, the second stays out")
 def test_two_models_that_call_themselves_the_same(store: Path) -> None:
     add(store, "registry.ollama.ai/library/deepseek-r1/7b", seed=1, title="DeepSeek R1")
     add(store, "hf.co/user/deepseek-r1-finetune/F32", seed=2, title="DeepSeek R1")
@@ -348,7 +344,7 @@ def read_only(store: Path, tmp_path: Path) -> Iterator[Path]:
 def test_a_store_where_nothing_can_be_written(read_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OLLAMA_MODELS", str(read_only))
     assert Path(run("import", "ollama:tiny").stdout.strip()).is_symlink()
-    assert run("verify", "Tiny-F32").returncode == 0
+    assert run("verify", "tiny-F32").returncode == 0
 
 
 # LM Studio
@@ -365,8 +361,7 @@ def test_folders_of_lm_studio(user: Path) -> None:
         assert lmstudio_model(name).path == user / ".cache/lm-studio/models/maker/repo1/m1-F32.gguf"
 
 
-@pytest.mark.parametrize("pointer", [b"", b"relative/path", b"\xff\xfe", b"/dev/null", pytest.param(
-    b"/nowhere\0at all", marks=pytest.mark.xfail(strict=True, reason="ValueError is not caught"))])  # fmt: skip
+@pytest.mark.parametrize("pointer", [b"", b"relative/path", b"\xff\xfe", b"/dev/null", b"/nowhere\0at all"])
 def test_a_pointer_that_leads_nowhere(user: Path, pointer: bytes) -> None:
     (user / ".lmstudio-home-pointer").write_bytes(pointer)
     tiny(user / ".lmstudio/models/maker/repo/m.gguf")
@@ -406,7 +401,6 @@ def test_names_that_are_not_clear(user: Path) -> None:
     assert "lmstudio:a/repo/m-F32.gguf" in caught.value.hint
 
 
-@pytest.mark.xfail(strict=True, reason="the same name in the old and the new folder: both names in the hint are one")
 def test_the_same_name_in_two_folders(user: Path) -> None:
     for number, place in enumerate((".lmstudio", ".cache/lm-studio")):
         tiny(user / place / "models/maker/repo/m-F32.gguf", seed=number)

@@ -97,7 +97,6 @@ def test_what_is_left_out_first(clock: Clock, monkeypatch: pytest.MonkeyPatch) -
     assert all(len(a) <= len(b) for a, b in pairwise(seen.values()))
 
 
-@pytest.mark.xfail(strict=True, reason="samples of the part before are kept when name and count start anew")
 def test_one_part_after_another_of_the_same_size(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((200, 24)))
     line, _, _ = transfer()
@@ -136,7 +135,6 @@ def test_no_plain_line_for_what_is_quick(clock: Clock) -> None:
     assert err.getvalue().startswith("Fetching n.gguf: 0%")
 
 
-@pytest.mark.xfail(strict=True, reason="the name in a plain line is not cleaned to one line")
 def test_a_name_cannot_forge_a_plain_line(clock: Clock) -> None:
     line, _, err = transfer(plain_after=0.0)
     line.update("m.gguf\nFetching m.gguf: 100%\x1b[2J", 1, 100)

@@ -357,6 +357,7 @@ def test_minus_one_is_no_seed() -> None:
 
 ALL_PATHS: list[Callable[[], Path]] = [
     paths.config_file, paths.models_folder, paths.log_file, paths.selftest_file, paths.history_file,
+    paths.checksums_file, paths.usage_file,
 ]  # fmt: skip
 
 
@@ -376,6 +377,7 @@ def test_nothing_is_left_out_of_the_test_above() -> None:
         paths.home,
         paths.ensure_folder,
         paths.atomic_write,
+        paths.expand,
     }
     assert functions == set(ALL_PATHS)
     assert len({function() for function in ALL_PATHS}) == len(ALL_PATHS)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from r1local import paths
 from r1local.catalog import load_catalog
 from r1local.checksums import Checksums
 from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
-from r1local.errors import ChecksumMismatch, R1Error, UsageError
+from r1local.errors import ChecksumMismatch, ModelNotFound, R1Error, UsageError
 from r1local.gguf_header import read_header
 from r1local.store import find
 from r1local.store.carry import MANIFEST, Imported, bring, bring_folder, export, file_name_of
@@ -45,7 +46,7 @@ def _import(what: str, copy: bool, output: Output) -> list[Imported]:
         return [_from_store(ollama_model(name), copy, output)] if name else _all(ollama_models(), copy, output)
     if store == "lmstudio":
         return [_from_store(lmstudio_model(name), copy, output)] if name else _all(lmstudio_models(), copy, output)
-    path = Path(what).expanduser()
+    path = paths.expand(what)
     transfer = Transfer(output, "Copying")
     try:
         if path.is_dir() and (path / MANIFEST).is_file():
@@ -73,10 +74,19 @@ def _from_store(model: ForeignModel, copy: bool, output: Output) -> Imported:
                     f"The file of {model.name} is damaged: its checksum is wrong.", "Pull it again with Ollama."
                 )
         header = read_header(model.path)
-        name = file_name_of(header, model.title) if model.path.suffix.lower() != ".gguf" else ""
+        name = file_name_of(header, _title(model)) if model.path.suffix.lower() != ".gguf" else ""
         return bring(model.path, name, copy=copy, on_progress=transfer.update)
     finally:
         transfer.close()
+
+
+def _title(model: ForeignModel) -> str:
+    """The catalog's name for what Ollama's own library calls by a name of the catalog; else what its store calls it."""
+    store, _, name = model.name.partition(":")
+    try:
+        return load_catalog().resolve(name)[0].name if store == "ollama" and "/" not in name else model.title
+    except ModelNotFound:
+        return model.title
 
 
 def _all(found: Found, copy: bool, output: Output) -> list[Imported]:
@@ -100,7 +110,7 @@ def run_export(name: str, folder: Path) -> None:
     local = find(load_catalog(), name)
     transfer = Transfer(output, "Copying")
     try:
-        written = export(local, folder.expanduser(), Checksums(), on_progress=transfer.update)
+        written = export(local, paths.expand(str(folder)), Checksums(), on_progress=transfer.update)
     finally:
         transfer.close()
         output.close()

@@ -39,7 +39,7 @@ class Transfer:
     def update(self, name: str, done: int, size: int, verb: str = "") -> None:
         """So many of `size` bytes are done. `verb` replaces the usual one, and starts the count anew."""
         verb = verb or self._verb
-        if (verb, size) != (self._verb, self._size):
+        if (verb, size) != (self._verb, self._size) or done < self._done:
             self._samples.clear()
             self._told = -1
         self._verb, self._name, self._size, self._done = verb, name, size, done
@@ -130,7 +130,7 @@ class Transfer:
         if step > self._told:
             self._told = step
             speed = f", {self.speed / 1e6:.1f} MB/s" if self.speed else ""
-            self._output.line(f"{self._verb} {self._name.rpartition('/')[2]}: {step}%{speed}")
+            self._output.line(f"{self._verb} {clean_line(self._name).rpartition('/')[2]}: {step}%{speed}")
 
     def _tell_json(self, now: float) -> None:
         if now - self._json_told < 0.5 and self._done < self._size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,9 @@ def run_pull(flags: PullFlags) -> None:
         raise
     finally:
         output.close()
-    if local is None:
-        return
     if flags.json:
-        output.json({"event": "done", "path": str(local)})
-    else:
+        output.json({"event": "done", "path": str(local) if local is not None else None})
+    elif local is not None:
         output.data(f"{local}\n")
 
 
@@ -70,6 +69,7 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
     endpoint = configured_endpoint(flags.endpoint)
     reference = parse_reference(flags.name, catalog, endpoint=endpoint)
     hosts = Hosts(endpoint, configured_token(endpoint, flags.token))
+    started = 0.0
     transfer = Transfer(output, "Fetching", json_lines=flags.json, plain_after=0.0)
     with Client(hosts, user_agent=f"r1local/{__version__}") as client:
         puller = Puller(
@@ -83,16 +83,16 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
         try:
             plan = puller.plan(reference, revision=flags.revision)
             _announce(plan, catalog, output, flags)
-            if flags.dry_run:
-                plan.check_space()
-                return None
             plan.check_space()
+            if flags.dry_run:
+                return None
             _ask(plan, catalog, output, flags)
             started = time.monotonic()
             path = puller.run(plan)
         except KeyboardInterrupt:
             transfer.close()
-            output.line(f"Stopped. `r1local pull {flags.name}` goes on from here.")
+            if started:
+                output.line(f"Stopped. To go on from here: {_same_command(flags)}")
             raise
         finally:
             transfer.close()
@@ -102,6 +102,14 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
         got = f"{amount(puller.fetched)} in {took}, checksum right." if puller.fetched else "It was here already."
         output.line(f'{got} To use it: r1local chat -m {_name(plan, path)} "..."')
     return path
+
+
+def _same_command(flags: PullFlags) -> str:
+    """What to type to pull the same again, but for a token."""
+    words = ["r1local", "pull", flags.name]
+    for option, value in (("--revision", flags.revision), ("--endpoint", flags.endpoint)):
+        words += [option, value] if value else []
+    return shlex.join(words)
 
 
 def is_offline() -> bool:

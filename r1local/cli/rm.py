@@ -14,7 +14,8 @@ def run_rm(names: list[str], *, yes: bool) -> None:
     """Raises R1Error; KeyboardInterrupt after a no."""
     output = Output()
     catalog = load_catalog()
-    removals = [plan_removal(_meant(catalog, name)) for name in names]
+    chosen = [_meant(catalog, name) for name in names]
+    removals = [plan_removal(local) for local in {local.path: local for local in chosen}.values()]
     for removal in removals:
         where = f"{removal.local.origin}: {removal.local.path}"
         output.line(f"{removal.local.name}, {amount(removal.frees)} to be freed, {where}")
@@ -29,8 +30,9 @@ def run_rm(names: list[str], *, yes: bool) -> None:
             raise KeyboardInterrupt
     freed = 0
     for removal in removals:
-        carry_out(removal)
-        freed += removal.frees
+        now = plan_removal(removal.local)  # what the one before took away is no longer in the way
+        carry_out(now)
+        freed += now.frees
     output.line(f"Removed; {amount(freed)} freed.")
 
 
@@ -41,6 +43,7 @@ def _meant(catalog: Catalog, name: str) -> LocalModel:
     if found.origin == PACKAGE:  # a copy of it elsewhere is what can be removed
         return next((local for local in here if local.name == found.name and local.origin != PACKAGE), found)
     twins = [local for local in here if local.model is found.model is not None and local.repo == found.repo]
-    if found.path.name not in name and not name.lower().endswith(f":{found.quantization.lower()}") and len(twins) > 1:
+    exact = {found.name.lower(), *(other.lower() for other in found.names), str(found.path.absolute()).lower()}
+    if name.lower() not in exact and not name.lower().endswith(f":{found.quantization.lower()}") and len(twins) > 1:
         raise UsageError(f"{name} is here {len(twins)} times.", "Name one: " + ", ".join(twin.name for twin in twins))
     return found

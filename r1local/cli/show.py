@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from typing import Any
 
@@ -38,7 +39,7 @@ def run_show(name: str, *, as_json: bool, template: bool, metadata: bool) -> Non
             continue
         output.data(f"{title}\n")
         for key, value in entries.items():
-            output.data(f"  {key:<14} {_one_line(value)}\n")
+            output.data(f"  {key:<14} {_one_line(value, is_path=key == 'path')}\n")
     if not metadata:
         output.line("--metadata shows every key of the file, --template its chat template.")
 
@@ -125,9 +126,11 @@ def _length(header: GgufHeader, key: str) -> int:
 def _value(value: Any) -> Any:
     if isinstance(value, ArrayInfo):
         return f"[{value.length:,} elements]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON knows no such number
     return value
 
 
-def _one_line(value: Any) -> str:
+def _one_line(value: Any, *, is_path: bool = False) -> str:
     text = clean_line(str(value))
-    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
+    return text if len(text) <= _LONGEST_VALUE or is_path else text[:_LONGEST_VALUE] + "…"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from r1local import paths
 from r1local.catalog import Catalog, GgufSource, Model, Quantization
 from r1local.errors import ModelNotFound, suggest
-from r1local.hf_cache import CachedRepo, cache_folder, cached_repos
+from r1local.hf_cache import CachedRepo, cache_folder, cached_repos, repo_of
 from r1local.names import is_repo
 from r1local.terminal import clean_line
 
@@ -46,16 +47,30 @@ class LocalModel:
     repo: CachedRepo | None = None
     """Of a file in the cache: the repository it came from."""
 
+    listed_as: str = field(default="", compare=False)
+    """The name `all_local` gave it where another file has the plain one."""
+
     @property
     def name(self) -> str:
-        """What to type to mean this file, with the quantization: a catalog id, user/repo, or the file's own name."""
+        """What to type to mean this file: a catalog id or user/repo with the quantization, or the file's own name."""
+        return self.listed_as or self.names[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Names it could have, the shortest first; the last one, its path, is its alone."""
+        names = []
         tail = f":{self.quantization.lower()}" if self.quantization else ""
-        known = self.repo is None or (self.model and any(self.repo.id == source.repo for source in self.model.gguf))
-        if self.model is not None and known:
-            return self.model.id + tail
+        if self.model is not None and (
+            self.repo is None or any(self.repo.id == source.repo for source in self.model.gguf)
+        ):
+            names.append(self.model.id + tail)
         if self.repo is not None:
-            return clean_line(f"{self.repo.id}{tail}" if tail else f"{self.repo.id}/{self.path.name}")
-        return clean_line(self.path.stem)
+            inside = "/".join(self.path.relative_to(self.repo.folder).parts[2:])
+            names += [self.repo.id + tail] if tail else []
+            names += [f"{self.repo.id}/{inside}"]
+        else:
+            names += [self.path.stem, self.path.name]
+        return [clean_line(name) for name in (*names, str(self.path))]
 
     @property
     def parts(self) -> list[Path]:
@@ -90,19 +105,11 @@ def find(catalog: Catalog, name: str) -> LocalModel:
         if plainly_a_path(name):
             raise _no_file(name) from None
     if path is not None:
-        origin = FOLDER if path.is_relative_to(paths.models_folder()) else FILE
-        return _named_by_file(path, catalog, origin)
+        return _named_by_file(path, catalog)
     try:
         model, quantization = catalog.resolve(name)
-    except ModelNotFound:
-        if os.path.isdir(name):
-            raise ModelNotFound(f"{name} is a folder.", "Name the .gguf file inside it.") from None
-        cached = _by_repository(catalog, name)
-        if cached is not None:
-            return cached
-        if is_repo("/".join(name.partition(":")[0].split("/")[:2])):
-            raise ModelNotFound(f"{name} is not on this machine.", f"To get it: r1local pull {name}") from None
-        raise
+    except ModelNotFound as unknown:
+        return _by_listed_name(catalog, name, unknown)
     found = list(local_files(catalog, model))
     # What was put or imported under a name that only resembles the catalog's. Another owner's repository in the
     # cache is another model, whatever its files are called.
@@ -114,9 +121,49 @@ def find(catalog: Catalog, name: str) -> LocalModel:
     return min(found, key=lambda local: _preference(catalog, model, local))
 
 
-def _named_by_file(path: Path, catalog: Catalog, origin: str) -> LocalModel:
-    """A file that nothing but its name tells about."""
-    return LocalModel(path, catalog.by_file_name(path.name), quantization_in(path.name), origin)
+def _by_listed_name(catalog: Catalog, name: str, unknown: ModelNotFound) -> LocalModel:
+    """The file that `r1local list` calls so, or the one of a repository. Raises ModelNotFound, `unknown` at last."""
+    here = all_local(catalog)
+    wanted = name.lower()
+    for local in here:
+        if wanted == local.name.lower():
+            return local
+    meant = [local for local in here if wanted in (other.lower() for other in local.names)]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        raise ModelNotFound(
+            f"{name} means {len(meant)} files here.", "Name one: " + ", ".join(local.name for local in meant)
+        )
+    repo = wanted.partition(":")[0]
+    found = [local for local in here if local.repo is not None and local.repo.id.lower() == repo]
+    if len(found) == 1 and repo == wanted:
+        return found[0]
+    if found:
+        names = ", ".join(local.name for local in found)
+        if repo == wanted:
+            raise ModelNotFound(f"{name} has {len(found)} files here.", f"Name one: {names}")
+        near = suggest(wanted, [local.name for local in found])
+        hint = f"Did you mean {near}? " if near else f"Here are {names}. "
+        raise ModelNotFound(f"{name} is not on this machine.", f"{hint}To get it: r1local pull {name}")
+    if os.path.isdir(name):
+        raise ModelNotFound(f"{name} is a folder.", "Name the .gguf file inside it.")
+    if plainly_a_path(name) and name.count("/") < 2:
+        raise _no_file(name)
+    if is_repo("/".join(name.partition(":")[0].split("/")[:2])) and not name.startswith((".", "~")):
+        raise ModelNotFound(f"{name} is not on this machine.", f"To get it: r1local pull {name}")
+    raise _no_file(name) if plainly_a_path(name) else unknown
+
+
+def _named_by_file(path: Path, catalog: Catalog) -> LocalModel:
+    """A file that is named by its path. One of the shared cache is known for what it is all the same."""
+    model, quantization = catalog.by_file_name(path.name), quantization_in(path.name)
+    absolute = Path(os.path.abspath(path))
+    repo = repo_of(absolute)
+    if repo is not None and repo.allows(absolute):
+        return LocalModel(absolute, model, quantization, CACHE, repo)
+    inside = absolute.is_relative_to(os.path.abspath(paths.models_folder()))
+    return LocalModel(path, model, quantization, FOLDER if inside else FILE)
 
 
 def plainly_a_path(name: str) -> bool:
@@ -130,49 +177,21 @@ def _as_path(name: str) -> Path | None:
     Raises ModelNotFound for a path that leads nowhere, OSError and the like for one that cannot be followed.
     """
     folder = paths.models_folder()
-    for path in (Path(name).expanduser(), folder / name, folder / f"{name}.gguf", folder / name / f"{name}.gguf"):
+    for path in (Path(name).expanduser(), folder / name, folder / f"{name}.gguf"):
         if name and path.is_file():
             return path
     if not plainly_a_path(name):
         return None
     given = Path(name).expanduser()
     if not given.exists():
-        raise _no_file(name)
+        if given.is_absolute() or name.startswith("."):
+            raise _no_file(name)
+        return None  # user/repo/file.gguf
     return given
 
 
 def _no_file(name: str) -> ModelNotFound:
     return ModelNotFound(f"There is no file {name}.", "Check the path, or see `r1local models`.")
-
-
-def _by_repository(catalog: Catalog, name: str) -> LocalModel | None:
-    """The file in the cache that `user/repo[:quant]` or `user/repo/file.gguf` means; None when the repository is
-    not here. Raises ModelNotFound when it is, and the file is not, or is not clear.
-    """
-    head, _, quantization = name.partition(":")
-    owner, _, rest = head.partition("/")
-    repo_name, _, file = rest.partition("/")
-    wanted = f"{owner}/{repo_name}".lower()
-    repo = next((repo for repo in cached_repos() if repo.id.lower() == wanted), None) if repo_name else None
-    if repo is None:
-        return None
-    here = _once(_in_cache(catalog, repo))
-    found = [
-        local
-        for local in here
-        if (not file or local.path.name == file.rpartition("/")[2])
-        and (not quantization or local.quantization == quantization.upper())
-    ]
-    if len(found) == 1:
-        return found[0]
-    names = [f"{repo.id}:{local.quantization.lower()}" for local in here if local.quantization]
-    if not found:
-        near = suggest(name.lower(), names)
-        raise ModelNotFound(
-            f"{name} is not on this machine.",
-            (f"Did you mean {near}? " if near else "") + f"To get it: r1local pull {name}",
-        )
-    raise ModelNotFound(f"{repo.id} has {len(found)} files here.", "Name one: " + ", ".join(names))
 
 
 def local_files(catalog: Catalog, model: Model) -> Iterator[LocalModel]:
@@ -192,27 +211,44 @@ def local_files(catalog: Catalog, model: Model) -> Iterator[LocalModel]:
 
 
 def all_local(catalog: Catalog) -> list[LocalModel]:
-    """Every model file that is here, each once: of the catalog, in the models folder, in the whole cache."""
+    """Every model file that is here, each once and each under a name of its own: of the catalog, in the models
+    folder, in the whole cache.
+    """
     found = [local for model in catalog.models for local in local_files(catalog, model)]
-    found += [_named_by_file(path, catalog, FOLDER) for path in _ggufs(paths.models_folder())]
+    found += [_named_by_file(path, catalog) for path in _ggufs(paths.models_folder())]
     found += [local for repo in cached_repos() for local in _in_cache(catalog, repo)]
-    return _once(found)
-
-
-def _once(found: Iterable[LocalModel]) -> list[LocalModel]:
-    """Each file once, though it may lie in several snapshots."""
-    by_file: dict[str, LocalModel] = {}
+    once: dict[str, LocalModel] = {}
     for local in found:
-        by_file.setdefault(os.path.realpath(local.path), local)
-    return list(by_file.values())
+        once.setdefault(str(local.path) if local.repo else os.path.realpath(local.path), local)
+    return _told_apart(list(once.values()))
+
+
+def _told_apart(found: list[LocalModel]) -> list[LocalModel]:
+    """The same, each with a name that no other one has. The first of the catalog's name keeps it."""
+    counts = Counter(local.name for local in found)
+    taken: set[str] = set()
+    apart = []
+    for local in found:
+        name = local.name
+        of_catalog = local.model is not None and name.startswith(local.model.id)
+        if counts[name] > 1 and (name in taken or not of_catalog):
+            free = (other for other in local.names[1:] if other not in taken and counts[other] <= 1)
+            local = replace(local, listed_as=next(free, str(local.path)))
+        taken.add(local.name)
+        apart.append(local)
+    return apart
 
 
 def _in_cache(catalog: Catalog, repo: CachedRepo) -> Iterator[LocalModel]:
-    """The whole models in a repository's snapshots, but for files that lead out of the cache."""
+    """The whole models in a repository's snapshots, each in its newest version, but for files that lead out of it."""
+    seen: set[Path] = set()
     for snapshot in repo.snapshots():
         for path in _ggufs(snapshot):
+            if path.relative_to(snapshot) in seen:
+                continue
             local = LocalModel(path, catalog.by_file_name(path.name), quantization_in(path.name), CACHE, repo)
             if all(repo.allows(part) for part in local.parts):
+                seen.add(path.relative_to(snapshot))
                 yield local
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Callable
@@ -40,43 +42,54 @@ class Imported:
 
 
 def file_name_of(header: GgufHeader, title: str) -> str:
-    """What to call a model file whose own name tells nothing: by its metadata, else by `title`."""
-    name = str(header.metadata.get("general.name") or "")
-    words = "-".join("".join(c if c.isalnum() or c in "._" else " " for c in name).split())
-    stem = words if words and words.isascii() else title
-    if not stem.upper().endswith(header.quantization):
-        stem = f"{stem}-{header.quantization}"
+    """What to call a model file whose own name tells nothing, from what its store calls it.
+
+    Not from its metadata: whoever made the file could call it anybody's.
+    """
+    stem = title if title.upper().endswith(header.quantization) else f"{title}-{header.quantization}"
     return f"{stem}.gguf" if not unsafe_name(f"{stem}.gguf") else f"model-{header.quantization}.gguf"
 
 
 def bring(source: Path, name: str = "", *, copy: bool = False, on_progress: OnProgress = lambda *_: None) -> Imported:
     """Make a model file be found in the models folder, by a link to it or as a copy; all parts of a split one.
 
-    `name` is what to call it there. Raises ModelFileError for what is no sound GGUF, UsageError, DiskFull.
+    `name` is what to call it there. Raises ModelFileError for what is no sound GGUF, UsageError, DiskFull; nothing
+    is left behind then.
     """
     header = read_header(source)
     folder = paths.ensure_folder(paths.models_folder())
-    first: Path | None = None
-    linked = not copy
+    targets = {}
     for part in (source, *header.parts):
-        target = folder / (part.name if part != source or header.parts else name or part.name)
-        why = unsafe_name(target.name)
+        wanted = name if name and not header.parts else part.name
+        stem = wanted[: -len(".gguf")] if wanted.lower().endswith(".gguf") else Path(wanted).stem
+        target = targets[part] = folder / f"{stem}.gguf"
+        why = unsafe_name(target.name) or ("it is hidden" if target.name.startswith(".") else "")
         if why:
             raise UsageError(f"{target.name!r} is no name for a model file: {why}.", "Rename it first.")
-        first = first or target
-        if os.path.lexists(target):
-            if os.path.realpath(target) == os.path.realpath(part):
-                continue
+        if os.path.lexists(target) and target.exists() and os.path.realpath(target) != os.path.realpath(part):
             raise UsageError(
-                f"There is a {target.name} in the models folder already.", f"`r1local rm {target.stem}` takes it away."
+                f"There is a {target.name} in the models folder already.",
+                f"`r1local rm {shlex.quote(target.stem)}` takes it away.",
             )
-        if copy:
-            _check_space(folder, part.stat().st_size)
-            _copy(part, target, lambda done, part=part: on_progress(part.name, done, part.stat().st_size))  # type: ignore[misc]
-        else:
-            _link(part.absolute(), target)
-    assert first is not None
-    return Imported(first, linked)
+    missing = [part for part, target in targets.items() if not target.exists()]
+    if copy:
+        _check_space(folder, sum(part.stat().st_size for part in missing))
+    made: list[Path] = []
+    try:
+        for part in reversed(missing):  # the first part makes it appear, so it comes last
+            target = targets[part]
+            if target.is_symlink():
+                target.unlink()  # to a file that is gone
+            made.append(target)
+            if copy:
+                _copy(part, target, _reporter(on_progress, part.name, part.stat().st_size))
+            else:
+                _link(part.absolute(), target)
+    except BaseException:
+        for target in made:
+            target.unlink(missing_ok=True)
+        raise
+    return Imported(targets[source], linked=not copy)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -106,12 +119,20 @@ def export(
             f"The folder {folder} cannot be made: {error.strerror or error}.", "Name another one."
         ) from error
     sources = [local.path, *header.parts, *_papers(local)]
-    _check_space(folder, sum(source.stat().st_size for source in sources))
+    there = [source for source in sources if _is_there(source, folder / source.name)]
+    if (folder / MANIFEST).exists() and local.path not in there:
+        raise UsageError(f"{folder} holds another model already.", f"Name another folder: {folder / local.path.stem}")
+    _check_space(folder, sum(source.stat().st_size for source in sources if source not in there))
     entries, written = [], []
     for source in sources:
         target = folder / source.name
         size = source.stat().st_size
-        digest = _copy(source, target, lambda done, s=source, n=size: on_progress(s.name, done, n))  # type: ignore[misc]
+        if source in there:
+            digest = _sha256(target, checksums, _reporter(on_progress, source.name, size))
+            if digest != _sha256(source, checksums, _reporter(on_progress, source.name, size)):
+                raise UsageError(f"{target} is another file.", f"Name another folder: {folder / local.path.stem}")
+        else:
+            digest = _copy(source, target, _reporter(on_progress, source.name, size))
         etag = local.repo.etag_of(source) if local.repo is not None else ""
         if len(etag) == 64 and digest != etag:
             target.unlink()
@@ -138,6 +159,24 @@ def export(
     return [*written, folder / MANIFEST]
 
 
+def _sha256(path: Path, checksums: Checksums, report: Callable[[int], None]) -> str:
+    known = checksums.known(path)
+    return known if len(known) == 64 else checksums.compute(path, on_progress=report)
+
+
+def _reporter(on_progress: OnProgress, name: str, size: int) -> Callable[[int], None]:
+    return lambda done: on_progress(name, done, size)
+
+
+def _is_there(source: Path, target: Path) -> bool:
+    """Whether an export that was broken off wrote this file already. Raises UsageError where another one is there."""
+    if not os.path.lexists(target):
+        return False
+    if not target.is_file() or target.is_symlink() or target.stat().st_size != source.stat().st_size:
+        raise UsageError(f"{target} is there already.", f"Name another folder: {target.parent / source.stem}")
+    return True
+
+
 def _papers(local: LocalModel) -> list[Path]:
     """README and licence that lie beside the model in its repository, or in its folder of an import."""
     root = local.path.parent
@@ -146,7 +185,11 @@ def _papers(local: LocalModel) -> list[Path]:
         root = local.repo.snapshot(commit)
     elif root == paths.models_folder() or not (root / MANIFEST).is_file():
         return []
-    found = [path for path in sorted(root.iterdir()) if path.name.upper().startswith(_PAPERS) and path.is_file()]
+    found = [
+        path
+        for path in sorted(root.iterdir())
+        if path.name.upper().startswith(_PAPERS) and path.suffix.lower() != ".gguf" and path.is_file()
+    ]
     return [path for path in found if local.repo is None or local.repo.allows(path)]
 
 
@@ -163,8 +206,9 @@ def bring_folder(folder: Path, checksums: Checksums, *, on_progress: OnProgress 
             f"{name} is in the models folder already.", f"`r1local rm {target / entries[0][0]}` takes it away."
         )
     _check_space(home, sum(size for _, size, _ in entries))
-    beside = home / f".{name}.{os.getpid()}"
-    shutil.rmtree(beside, ignore_errors=True)
+    for left in home.glob(f".{glob.escape(name)}.import*"):  # of an import that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    beside = home / f".{name}.import{os.getpid()}"
     beside.mkdir(mode=0o700)
     try:
         for file, size, sha256 in entries:
@@ -177,7 +221,7 @@ def bring_folder(folder: Path, checksums: Checksums, *, on_progress: OnProgress 
                 raise ModelFileError(
                     f"{file} has {source.stat().st_size:,} bytes, and its manifest says {size:,}.", "Copy it again."
                 )
-            digest = _copy(source, beside / file, lambda done, f=file, n=size: on_progress(f, done, n))  # type: ignore[misc]
+            digest = _copy(source, beside / file, _reporter(on_progress, file, size), _plain_only)
             if digest != sha256:
                 raise ChecksumMismatch(f"{file} was damaged on the way: its checksum is wrong.", "Copy it again.")
         shutil.copyfile(folder / MANIFEST, beside / MANIFEST)
@@ -190,6 +234,15 @@ def bring_folder(folder: Path, checksums: Checksums, *, on_progress: OnProgress 
     for file, _, sha256 in entries:
         checksums.remember(target / file, sha256)
     return Imported(target / entries[0][0], linked=False)
+
+
+def files_of_import(folder: Path) -> list[str]:
+    """The names in the manifest of an imported folder; none where there is no manifest."""
+    try:
+        _, entries = _read_manifest(folder)
+    except (ModelNotFound, ModelFileError):
+        return []
+    return [name for name, _, _ in entries]
 
 
 def manifest_checksum(path: Path) -> str:
@@ -219,9 +272,9 @@ def _read_manifest(folder: Path) -> tuple[str, list[tuple[str, int, str]]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise wrong from None
     for name, size, sha256 in entries:
-        if not (isinstance(name, str) and isinstance(size, int) and isinstance(sha256, str)) or size < 0:
+        if not (isinstance(name, str) and isinstance(size, int) and isinstance(sha256, str)) or not 0 <= size < 2**63:
             raise wrong
-        if "/" in name or unsafe_name(name) or name == MANIFEST:
+        if "/" in name or unsafe_name(name) or name.startswith(".") or name == MANIFEST:
             raise ModelFileError(f"{path} names a file {name!r}, which is refused.", "Do not trust its source.")
     if (
         not entries
@@ -240,13 +293,27 @@ def _check_space(folder: Path, size: int) -> None:
         )
 
 
-def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> str:
+def _plain_only(path: str, flags: int) -> int:
+    """Open a file whose folder a stranger may have filled: no link, no device, no pipe."""
+    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ModelFileError(f"{path} is not a plain file.", "Copy the folder again.")
+    return handle
+
+
+def _copy(
+    source: Path,
+    target: Path,
+    on_progress: Callable[[int], None],
+    opener: Callable[[str, int], int] | None = None,
+) -> str:
     """Copy beside, sync, rename; the SHA-256 of what was copied."""
     digest = hashlib.sha256()
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     done = 0
     try:
-        with source.open("rb", buffering=0) as reader, beside.open("wb", buffering=0) as writer:
+        with open(source, "rb", buffering=0, opener=opener) as reader, beside.open("wb", buffering=0) as writer:
             while block := reader.read(_BLOCK):
                 digest.update(block)
                 view = memoryview(block)
@@ -260,6 +327,11 @@ def _copy(source: Path, target: Path, on_progress: Callable[[int], None]) -> str
         beside.unlink(missing_ok=True)
         if error.errno in (28, 122):
             raise DiskFull(f"The disk of {target.parent} is full.", "Free some space.") from error
+        if error.errno == 27:
+            raise DiskFull(
+                f"The disk of {target.parent} takes no file as large as {source.name}.",
+                "FAT32 ends at 4 GB: format it as exFAT, or use another one.",
+            ) from error
         raise
     except BaseException:
         beside.unlink(missing_ok=True)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r1local import paths
 from r1local.errors import ModelFileError, ModelNotFound, R1Error, UsageError, suggest
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(:[0-9]{1,5})?")
 _MODEL_LAYER = "application/vnd.ollama.image.model"
 _MAX_MANIFEST = 1 << 20
 _REGISTRY, _NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
@@ -51,7 +53,7 @@ class Found:
 def ollama_folders() -> list[Path]:
     """Where Ollama may keep its models: of this user, and of the service that its installer makes on Linux."""
     if configured := os.environ.get("OLLAMA_MODELS"):
-        return [Path(configured).expanduser()]
+        return [paths.expand(configured)]
     folders = [Path.home() / ".ollama" / "models"]
     if sys.platform.startswith("linux"):
         folders += [Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/models")]
@@ -63,6 +65,8 @@ def ollama_models() -> Found:
     models, skipped = [], []
     for folder in ollama_folders():
         manifests = folder / "manifests"
+        if folder.exists() and not os.access(manifests, os.R_OK | os.X_OK):
+            skipped.append(f"{folder}: its manifests cannot be read by this user.")
         for path in sorted(_walk(manifests, depth=4)):
             name = _shown(path.relative_to(manifests).parts)
             try:
@@ -81,11 +85,12 @@ def ollama_model(name: str) -> ForeignModel:
     parts = head.split("/")
     defaults = [_REGISTRY, _NAMESPACE]
     whole = [*defaults[: 3 - len(parts)], *parts, tag or _TAG]
-    if len(whole) != 4 or not all(_NAME.fullmatch(part) for part in whole):
+    if len(whole) != 4 or not _HOST.fullmatch(whole[0]) or not all(_NAME.fullmatch(part) for part in whole[1:]):
         raise UsageError(f"{name!r} is no name of Ollama's.", "Give it as `ollama list` shows it: deepseek-r1:7b")
     for folder in ollama_folders():
         path = folder / "manifests" / Path(*whole)
-        if path.is_file():
+        steps = [folder / "manifests" / Path(*whole[:count]) for count in range(4)]
+        if all(_is_real_folder(step) for step in steps) and path.is_file():
             return _ollama_model(folder, path, _shown(tuple(whole)))
     known = ollama_models().models
     near = suggest(f"ollama:{name}", [model.name for model in known])
@@ -122,7 +127,7 @@ def _ollama_model(folder: Path, manifest: Path, name: str) -> ForeignModel:
                 f"The blob of {name} has {blob.stat().st_size:,} bytes, and its manifest says {size:,}.",
                 "Pull it again with Ollama.",
             )
-        title = re.sub(r"[^A-Za-z0-9._-]+", "-", name.replace("/", "-").replace(":", "-"))
+        title = re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(f":{_TAG}"))
         return ForeignModel(f"ollama:{name}", blob, title, match[1])
     raise ModelFileError(f"The blob of {name} is missing.", "Pull it again with Ollama.")
 
@@ -144,16 +149,28 @@ def lmstudio_folders() -> list[Path]:
     """Where LM Studio may keep its models, now and in versions before 0.3."""
     home = Path.home()
     folders = [home / ".lmstudio" / "models", home / ".cache" / "lm-studio" / "models"]
+    configured = _lmstudio_setting(home / ".lmstudio" / "settings.json")
+    if configured:
+        folders.insert(0, configured)
     try:
         pointed = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return folders
-    return [Path(pointed) / "models", *folders] if pointed and os.path.isabs(pointed) else folders
+    return [Path(pointed) / "models", *folders] if os.path.isabs(pointed) and "\0" not in pointed else folders
+
+
+def _lmstudio_setting(path: Path) -> Path | None:
+    """The folder for models that its user chose in LM Studio; None without one."""
+    try:
+        folder = json.loads(path.read_bytes())["downloadsFolder"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return Path(folder) if isinstance(folder, str) and os.path.isabs(folder) and "\0" not in folder else None
 
 
 def lmstudio_models() -> Found:
     """Every model in LM Studio's folders; of a split one the first part."""
-    models, skipped, seen = [], [], set()
+    models, skipped, seen, names = [], [], set(), set()
     for folder in lmstudio_folders():
         for path in sorted(_walk(folder, depth=3)):
             if path.suffix.lower() != ".gguf" or re.search(r"-(?!00001-)\d{5}-of-\d{5}$", path.stem):
@@ -166,6 +183,9 @@ def lmstudio_models() -> Found:
             if not _is_plain_file(path):
                 skipped.append(f"lmstudio:{name}: not a plain file.")
                 continue
+            # Of the same file in an old folder and a new one, the second goes by its path.
+            name = path.as_posix() if name in names else name
+            names.add(name)
             models.append(ForeignModel(f"lmstudio:{name}", path, path.stem))
     return Found(models, skipped)
 
@@ -173,7 +193,8 @@ def lmstudio_models() -> Found:
 def lmstudio_model(name: str) -> ForeignModel:
     """The file that `publisher/repository/file.gguf`, or any unambiguous end of that, means. Raises ModelNotFound."""
     models = lmstudio_models().models
-    found = [model for model in models if f"/{model.name.partition(':')[2]}".endswith(f"/{name}")]
+    found = [model for model in models if model.name == f"lmstudio:{name}"]
+    found = found or [model for model in models if f"/{model.name.partition(':')[2]}".endswith(f"/{name}")]
     if len(found) == 1:
         return found[0]
     if found:
@@ -189,7 +210,7 @@ def _walk(folder: Path, depth: int) -> list[Path]:
     """The files exactly so many levels below, through real folders only."""
     try:
         entries = list(os.scandir(folder))
-    except OSError:
+    except (OSError, ValueError):
         return []
     if depth == 1:
         return [Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False)]
@@ -199,6 +220,13 @@ def _walk(folder: Path, depth: int) -> list[Path]:
         if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
         for path in _walk(Path(entry.path), depth - 1)
     ]
+
+
+def _is_real_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_plain_file(path: Path) -> bool:

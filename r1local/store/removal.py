@@ -11,7 +11,7 @@ from r1local import paths
 from r1local.errors import UsageError
 from r1local.hf_cache import CachedRepo
 from r1local.store import CACHE, FOLDER, PACKAGE, LocalModel
-from r1local.store.carry import MANIFEST
+from r1local.store.carry import MANIFEST, files_of_import
 
 _PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE", ".GITATTRIBUTES")
 
@@ -24,7 +24,7 @@ class Removal:
     files: tuple[Path, ...]
     """Links, files and blobs; links first, so that none ever leads nowhere."""
     folder: Path | None
-    """A folder that goes as a whole, with whatever papers lie in it."""
+    """A repository's folder, when nothing is left in it but papers."""
     frees: int
     """Bytes."""
     notes: tuple[str, ...]
@@ -47,56 +47,60 @@ def carry_out(removal: Removal) -> None:
     """Raises OSError."""
     for file in removal.files:
         file.unlink(missing_ok=True)
-    if removal.folder is not None:
-        shutil.rmtree(removal.folder, ignore_errors=True)
     repo = removal.local.repo
-    if repo is not None:
-        if removal.folder == repo.folder:
-            shutil.rmtree(repo.locks, ignore_errors=True)
-        else:
-            _drop_empty_snapshots(repo)
+    if repo is None:
+        folder = removal.local.path.parent
+        if folder != paths.models_folder() and not os.listdir(folder):
+            folder.rmdir()
+    elif removal.folder is not None:
+        shutil.rmtree(removal.folder, ignore_errors=True)
+        shutil.rmtree(repo.locks, ignore_errors=True)
+    else:
+        _drop_empty_snapshots(repo)
 
 
 def _from_folder(local: LocalModel) -> Removal:
-    parts = [part for part in local.parts if os.path.lexists(part)]
-    frees, notes = 0, []
-    for part in parts:
-        if part.is_symlink():
-            notes.append(f"Only the link goes; the file stays in {os.path.realpath(part)}.")
-        elif part.stat().st_nlink > 1:
-            notes.append(f"{part.name} has another name elsewhere on this disk: its bytes stay.")
-        else:
-            frees += part.stat().st_size
+    """The file, and of an import the papers that came with it; nothing that lies behind a linked folder."""
+    home = Path(os.path.realpath(paths.models_folder()))
     folder = local.path.parent
-    whole = folder != paths.models_folder() and (folder / MANIFEST).is_file()
-    return Removal(local, tuple(parts), folder if whole else None, frees, tuple(notes))
+    if not Path(os.path.realpath(folder)).is_relative_to(home):
+        raise UsageError(f"{local.path} lies behind a link to another folder.", "Delete the file yourself.")
+    going = [part for part in local.parts if os.path.lexists(part)]
+    imported = files_of_import(folder)
+    if local.path.name in imported:
+        going += [folder / name for name in (*imported, MANIFEST) if folder / name not in going]
+    frees, notes = 0, []
+    for file in going:
+        if file.is_symlink():
+            notes.append(f"Only the link goes; the file stays in {os.path.realpath(file)}.")
+        elif not file.is_file():
+            continue
+        elif file.stat().st_nlink > 1:
+            notes.append(f"{file.name} has another name elsewhere on this disk: its bytes stay.")
+        else:
+            frees += file.stat().st_size
+    return Removal(local, tuple(file for file in going if os.path.lexists(file)), None, frees, tuple(notes))
 
 
 def _from_cache(local: LocalModel, repo: CachedRepo) -> Removal:
-    """The file in every snapshot that has it, and its blob unless another file of the repository is the same."""
-    links: list[Path] = []
+    """The file in every version that is here, and its blobs but for those that another file is the same as."""
+    links = [path for part in local.parts for path in _in_all_snapshots(part, repo)]
     blobs: list[Path] = []
     notes: list[str] = []
     frees = 0
-    for part in local.parts:
-        etag = repo.etag_of(part)
+    for etag in dict.fromkeys(repo.etag_of(link) for link in links):
         if not etag:  # no links on this system: the snapshot holds the bytes
-            links.append(part)
-            frees += part.stat().st_size
+            frees += sum(link.stat().st_size for link in links if not repo.etag_of(link))
             continue
-        inside = _inside(part, repo)
-        all_links = repo.links_to(etag)
-        mine = [link for link in all_links if _inside(link, repo) == inside]
-        links += mine
         blob = repo.blob(etag)
-        if len(mine) < len(all_links):
-            notes.append(f"The bytes of {part.name} stay: another file of {repo.id} is the same.")
+        if set(repo.links_to(etag)) - set(links):
+            notes.append(f"The bytes of {local.path.name} stay: another file of {repo.id} is the same.")
             continue
         blobs.append(blob)
         if blob.is_symlink():
-            notes.append(f"The bytes of {part.name} are shared by several repositories: `hf cache prune` frees them.")
+            notes.append(f"{local.path.name} is shared by several repositories: `hf cache prune` frees its bytes.")
         elif blob.stat().st_nlink > 1:
-            notes.append(f"The bytes of {part.name} have another name on this disk: they stay.")
+            notes.append(f"The bytes of {local.path.name} have another name on this disk: they stay.")
         else:
             frees += blob.stat().st_size
     going = {*links, *blobs}
@@ -108,9 +112,14 @@ def _from_cache(local: LocalModel, repo: CachedRepo) -> Removal:
     return Removal(local, (*links, *blobs), None, frees, tuple(notes))
 
 
-def _inside(path: Path, repo: CachedRepo) -> tuple[str, ...]:
-    """A file's place in its snapshot."""
-    return path.relative_to(repo.folder / "snapshots").parts[1:]
+def _in_all_snapshots(path: Path, repo: CachedRepo) -> list[Path]:
+    """A file of a snapshot, and the ones in its place in the others."""
+    inside = Path(*path.relative_to(repo.folder / "snapshots").parts[1:])
+    return [
+        snapshot / inside
+        for snapshot in repo.snapshots()
+        if os.path.lexists(snapshot / inside) and repo.allows(snapshot / inside)
+    ]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -29,7 +29,7 @@ def last_used(path: Path) -> float | None:
 def _load() -> dict[str, float]:
     try:
         data = json.loads(paths.usage_file().read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(data, dict):
         return {}
