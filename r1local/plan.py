@@ -54,7 +54,7 @@ def default_context(header: GgufHeader, hardware: Hardware) -> int:
 
 # What a short chat takes besides the weights: compute buffers, the library, Python.
 _OVERHEAD_BYTES = 512 << 20
-_SMALL_CONTEXT = 8192
+_SMALL_CONTEXT = CONTEXT_STEPS[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,73 +12,29 @@ write one file, even where file locks do nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import stat
 import threading
 import time
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO
 
 from r1local.errors import DiskFull
+from r1local.hub.owner import PATTERN, boot_id, is_alive, owner
+from r1local.hub.spans import Spans
 
-_FOLDER = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})")
+_FOLDER = re.compile(rf"([0-9a-f]{{40}}|[0-9a-f]{{64}})\.({PATTERN})")
 _SPAN = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})")
 _SYNCED = "synced"
 # A process on another machine that shares the disk counts as gone when it wrote nothing for so long.
 _FOREIGN_PATIENCE_SECONDS = 180.0
 _MAX_JOURNAL = 256 << 20
-
-
-class Spans:
-    """A set of byte positions, kept as sorted, disjoint stretches [start, end)."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self.total = 0
-        """How many positions are in the set."""
-
-    def add(self, start: int, end: int) -> None:
-        if start >= end:
-            return
-        first = bisect_right(self._ends, start - 1)  # the first stretch that touches [start, end)
-        last = bisect_right(self._starts, end)
-        if first < last:
-            start = min(start, self._starts[first])
-            end = max(end, self._ends[last - 1])
-            self.total -= sum(b - a for a, b in zip(self._starts[first:last], self._ends[first:last], strict=True))
-        self._starts[first:last] = [start]
-        self._ends[first:last] = [end]
-        self.total += end - start
-
-    def gaps(self, size: int) -> Iterator[tuple[int, int]]:
-        """The stretches of [0, size) that are not in the set, in order."""
-        at = 0
-        for start, end in self:
-            if start >= size:
-                break
-            if start > at:
-                yield at, start
-            at = end
-        if at < size:
-            yield at, size
-
-    def prefix(self) -> int:
-        """How far the set reaches without a hole from 0 on."""
-        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(zip(list(self._starts), list(self._ends), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,80 +287,23 @@ def sync(path: Path) -> None:
         getattr(os, "fdatasync", os.fsync)(file.fileno())
 
 
-# Who owns a partial
-
-
-@cache
-def boot_id() -> str:
-    """A text that is another one after every start of this machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        import psutil
-
-        return str(round(psutil.boot_time() / 60))
-
-
-def _short_hash(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:8]
-
-
-@cache
-def _machine() -> str:
-    """Which machine this is, and which of its containers: process numbers mean something only within."""
-    try:
-        container = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        container = ""
-    return _short_hash(platform.node(), container)
-
-
-def _token(pid: int) -> str:
-    """The owner text of a process of this machine. Raises psutil.NoSuchProcess."""
-    return f"{_machine()}-{pid}-{_short_hash(boot_id(), _started(pid))}"
-
-
-def _started(pid: int) -> str:
-    """When a process was started, by a clock that nobody can set. Raises psutil.NoSuchProcess."""
-    import psutil
-
-    try:
-        # Field 22 of proc(5), in ticks since boot; the name before it may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return str(psutil.Process(pid).create_time())
-
-
-def owner() -> str:
-    return _token(os.getpid())
-
-
 def _is_alive(folder: Path) -> bool:
     """Whether the process that a partial belongs to may still be writing it."""
-    import psutil
-
     match = _FOLDER.fullmatch(folder.name)
     if match is None:
         return False
-    _, host, pid, start = match.groups()
-    if host != _machine():
-        journal = folder / "journal"
-        try:
-            written = (journal if journal.is_file() else folder).stat().st_mtime
-        except OSError:
-            return False
-        return time.time() - written < _FOREIGN_PATIENCE_SECONDS
-    if int(pid) == os.getpid():
+    if match[2] == owner():
         with _written_here_lock:
             return folder in _written_here
+    alive = is_alive(match[2])
+    if alive is not None:
+        return alive
+    journal = folder / "journal"
     try:
-        if psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
-            return False
-        return _token(int(pid)) == f"{host}-{pid}-{start}"
-    except psutil.NoSuchProcess:
+        written = (journal if journal.is_file() else folder).stat().st_mtime
+    except OSError:
         return False
-    except (psutil.Error, OSError, OverflowError):
-        return True
+    return time.time() - written < _FOREIGN_PATIENCE_SECONDS
 
 
 _NO_SPACE = {28, 122, 27, 112}  # ENOSPC, EDQUOT, EFBIG, and what Windows says
