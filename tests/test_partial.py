@@ -22,7 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1local.hub import partial
-from r1local.hub.partial import Identity, Partial, Spans, claim, held, outdated, owner
+from r1local.hub.owner import owner
+from r1local.hub.partial import Identity, Partial, claim, held, outdated
+from r1local.hub.spans import Spans
 from tests.pulling import claims
 
 ETAG = "ab" * 32

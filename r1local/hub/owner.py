@@ -9,7 +9,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-PATTERN = r"[0-9a-f]{8}-[0-9]{1,18}-[0-9a-f]{8}"
+PATTERN = r"[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}"
 
 
 def owner() -> str:
