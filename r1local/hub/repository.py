@@ -147,7 +147,7 @@ def _repository(data: dict[str, Any], asked: str) -> Repository:
         commit,
         tuple(files),
         licence=clean_line(str(licence or "")),
-        downloads=downloads if isinstance(downloads, int) else 0,
+        downloads=downloads if type(downloads) is int else 0,
         gated=bool(data.get("gated")),
     )
 
