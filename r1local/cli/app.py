@@ -169,9 +169,9 @@ def pull(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line: plan, progress, done.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Only what is here; open no connection.")] = False,
 ) -> None:
-    """Fetch a model, resumed where it stopped, verified, into the cache all Hugging Face tools share.
+    """Fetch a model, verified, and go on where it stopped.
 
-    Prints the path of the file.
+    It lands in the cache that all Hugging Face tools share. Prints the path of the file.
     """
     from r1local.cli.pull import PullFlags, run_pull
 
@@ -197,7 +197,10 @@ def show(
     metadata: Annotated[bool, typer.Option("--metadata", help="Every key of the file, too.")] = False,
     template: Annotated[bool, typer.Option("--template", help="Only the chat template.")] = False,
 ) -> None:
-    """Show what is known of a model here: its file, weights, template, licence, scores, memory."""
+    """Show what is known of a model here.
+
+    Its file, weights by type, chat template, licence, scores, and the memory it takes.
+    """
     from r1local.cli.show import run_show
 
     run_show(name, as_json=json_, template=template, metadata=metadata)
@@ -210,7 +213,10 @@ def verify(
     all_: Annotated[bool, typer.Option("--all", help="Every model that is here.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
-    """Check a model's bytes: checksum, structure, every tensor, every scale."""
+    """Check every byte of a model here.
+
+    Its checksum against the published one, the structure, every tensor and every scale.
+    """
     from r1local.cli.verify import run_verify
 
     run_verify(names or [], everything=all_, as_json=json_)
@@ -240,7 +246,10 @@ def import_(
     copy: Annotated[bool, typer.Option("--copy", help="Copy the file; without it a link is made.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="What was imported as JSON.")] = False,
 ) -> None:
-    """Use a model file that is elsewhere: in place, or checked and copied from an export."""
+    """Use a model file that is elsewhere.
+
+    In place, by a link; or checked and copied, from a folder that `r1local export` wrote.
+    """
     from r1local.cli.carry import run_import
 
     run_import(what, copy=copy, as_json=json_)
@@ -252,7 +261,10 @@ def export(
     name: Annotated[str, typer.Argument(help="A model that is here.", metavar="NAME")],
     folder: Annotated[Path, typer.Argument(help="Where to, such as a USB stick.", metavar="DIR")],
 ) -> None:
-    """Write a model with licence and checksums into a folder, for a machine without a network."""
+    """Write a model into a folder, to carry it away.
+
+    With its licence and checksums, for a machine without a network.
+    """
     from r1local.cli.carry import run_export
 
     run_export(name, folder)

@@ -14,7 +14,7 @@ from r1local.catalog import Catalog, load_catalog
 from r1local.checksums import Checksums
 from r1local.cli.output import Output, seconds
 from r1local.cli.progress import Transfer
-from r1local.errors import ModelNotFound, Offline, R1Error, UsageError
+from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, UnsafeServer, UsageError
 from r1local.gguf_header import read_header
 from r1local.hf_cache import cached_repos
 from r1local.hub.client import Client
@@ -81,7 +81,10 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
             on_wait=transfer.pause,
         )
         try:
-            plan = puller.plan(reference, revision=flags.revision)
+            try:
+                plan = puller.plan(reference, revision=flags.revision)
+            except DownloadError as error:
+                return _already_here(flags, catalog, output, error)
             _announce(plan, catalog, output, flags)
             plan.check_space()
             if flags.dry_run:
@@ -101,6 +104,18 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
         took = seconds(time.monotonic() - started)
         got = f"{amount(puller.fetched)} in {took}, checksum right." if puller.fetched else "It was here already."
         output.line(f'{got} To use it: r1local chat -m {_name(plan, path)} "..."')
+    return path
+
+
+def _already_here(flags: PullFlags, catalog: Catalog, output: Output, error: DownloadError) -> Path:
+    """Without the Hub, what is here will do. Raises `error` when it is not, or a certain revision was asked for."""
+    if flags.revision or flags.dry_run or isinstance(error, UnsafeServer):
+        raise error
+    try:
+        path = find(catalog, flags.name).path
+    except R1Error:
+        raise error from None
+    output.line(f"{error.message} It is here already, perhaps not in its newest version.")
     return path
 
 
