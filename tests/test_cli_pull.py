@@ -399,8 +399,9 @@ def test_only_pull_opens_a_socket(hub: Hub, thinking_model: Path, tmp_path: Path
 def test_without_the_hub_what_is_here_will_do(hub: Hub, large: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run("pull", "1.5b")[0]
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    out, err = run("pull", "1.5b")
+    again, revision, other = begin("pull", "1.5b"), begin("pull", "1.5b", "--revision", "v2"), begin("pull", "7b")
+    out, err = end(again, 0)
     assert out == path
     assert "It is here already" in err
-    run("pull", "1.5b", "--revision", "v2", code=ExitCode.DOWNLOAD)
-    run("pull", "7b", code=ExitCode.DOWNLOAD)
+    end(revision, ExitCode.DOWNLOAD)
+    end(other, ExitCode.DOWNLOAD)

@@ -213,6 +213,7 @@ def _ask(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags) -> 
     if not output.can_ask:
         raise UsageError(question.removesuffix(" Go on?"), "Add --yes to fetch it all the same.")
     if not output.ask(question):
+        output.line("Nothing was fetched.")
         raise KeyboardInterrupt
 
 

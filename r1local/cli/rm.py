@@ -27,6 +27,7 @@ def run_rm(names: list[str], *, yes: bool) -> None:
         if not output.can_ask:
             raise UsageError("Nothing was removed: there is nobody to ask.", "Add --yes to remove it all the same.")
         if not output.ask("Remove it?" if len(removals) == 1 else f"Remove these {len(removals)}?"):
+            output.line("Nothing was removed.")
             raise KeyboardInterrupt
     freed = 0
     for removal in removals:
