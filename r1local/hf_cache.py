@@ -170,6 +170,8 @@ class CachedRepo:
         can lead to it yet, and copied otherwise.
         """
         target = self.snapshot(commit, name)
+        if self.allows(target) and self.etag_of(target) == etag:
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         blob = self.blob(etag)
         beside = target.with_name(f".{secrets.token_hex(4)}.link")
@@ -194,7 +196,7 @@ class CachedRepo:
 
     def set_revision(self, revision: str, commit: str) -> None:
         """Remember what a branch or tag points to now."""
-        if revision == commit:
+        if commit in (revision, self.commit_of(revision)):
             return
         path = self.folder / "refs" / revision
         # Not among the refs, for a scan takes every file there for one.

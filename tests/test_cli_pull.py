@@ -405,3 +405,28 @@ def test_without_the_hub_what_is_here_will_do(hub: Hub, large: bytes, monkeypatc
     assert "It is here already" in err
     end(revision, ExitCode.DOWNLOAD)
     end(other, ExitCode.DOWNLOAD)
+
+
+def test_what_a_killed_pull_leaves_can_be_seen_and_dropped(hub: Hub, large: bytes) -> None:
+    hub.rate = 2_500_000
+    process = begin("pull", "1.5b")
+    assert process.stderr
+    for line in process.stderr:
+        if re.search(r"[3-9]\d%", line):
+            break
+    name = f"{KNOWN}/{NAME}"
+    assert f"Unfinished: {name}, " in run("list")[1]
+    assert "is being fetched" in run("list")[1]
+    assert "right now" in run("rm", name, "--yes", code=ExitCode.USAGE)[1]
+    process.kill()
+    end(process, -signal.SIGKILL)
+    said = run("list")[1]
+    assert f"`r1local pull {name}` goes on" in said
+    assert f"`r1local rm {name}` drops it" in said
+    run("rm", name, code=ExitCode.USAGE)  # nobody to ask
+    assert "MB freed" in run("rm", name, "--yes")[1]
+    assert "Unfinished" not in run("list")[1]
+    hub.rate = None
+    out, err = run("pull", "1.5b")
+    assert "Going on" not in err
+    assert Path(out.strip()).read_bytes() == large

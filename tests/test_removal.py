@@ -414,3 +414,12 @@ def test_damaged_notes_cost_nothing_but_the_notes(put: Callable[..., Path], cont
     assert last_used(link) is None
     mark_used(link)
     assert last_used(link) is not None
+
+
+def test_a_download_of_another_tool_is_left_alone(put: Callable[..., Path], cache: Path) -> None:
+    """It writes beside the blobs, under the name of the blob to be."""
+    put()
+    under_way = cache / f"models--{REPO.replace('/', '--')}" / "blobs" / ("ab" * 32 + ".1234abcd.incomplete")
+    under_way.write_bytes(b"half")
+    assert rm(REPO, "--yes").returncode == 0
+    assert under_way.read_bytes() == b"half"

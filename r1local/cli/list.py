@@ -9,6 +9,8 @@ from r1local.cli.output import Output
 from r1local.cli.table import show_table
 from r1local.errors import R1Error
 from r1local.gguf_header import read_header
+from r1local.hf_cache import cached_repos
+from r1local.hub.partial import Unfinished, unfinished
 from r1local.store import LocalModel, all_local
 from r1local.store.usage import last_used
 from r1local.units import amount
@@ -24,6 +26,13 @@ def run_list(*, as_json: bool) -> None:
     if as_json:
         output.json([_facts(local, problems.get(local.path, "")) for local in here], indent=2)
         return
+    for one in left_over():
+        state = (
+            "is being fetched"
+            if one.under_way
+            else f"`r1local pull {one.name}` goes on, `r1local rm {one.name}` drops it"
+        )
+        output.line(f"Unfinished: {one.name}, {amount(one.held)} of {amount(one.size)}: {state}.")
     if not here:
         output.line("There is no model on this machine yet. `r1local models` lists what there is to pull.")
         return
@@ -31,6 +40,11 @@ def run_list(*, as_json: bool) -> None:
     show_table(output, rows, _LEAVE_OUT)
     for problem in problems.values():
         output.line(problem)
+
+
+def left_over() -> list[Unfinished]:
+    """Downloads that stopped on the way, or are under way."""
+    return [one for repo in cached_repos() for one in unfinished(repo.partials)]
 
 
 def _problem(local: LocalModel) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+
 from r1local.catalog import Catalog, load_catalog
+from r1local.cli.list import left_over
 from r1local.cli.output import Output
 from r1local.errors import UsageError
 from r1local.store import PACKAGE, LocalModel, all_local, find
@@ -14,7 +17,8 @@ def run_rm(names: list[str], *, yes: bool) -> None:
     """Raises R1Error; KeyboardInterrupt after a no."""
     output = Output()
     catalog = load_catalog()
-    chosen = [_meant(catalog, name) for name in names]
+    partials = [one for one in left_over() if one.name in names]
+    chosen = [_meant(catalog, name) for name in names if name not in {one.name for one in partials}]
     removals = [plan_removal(local) for local in {local.path: local for local in chosen}.values()]
     for removal in removals:
         where = f"{removal.local.origin}: {removal.local.path}"
@@ -23,10 +27,14 @@ def run_rm(names: list[str], *, yes: bool) -> None:
             output.line(note)
         if removal.local.repo is not None:
             output.line("Other Hugging Face tools lose it too: the cache is shared.")
+    for one in partials:
+        if one.under_way:
+            raise UsageError(f"{one.name} is being fetched right now.", "Stop that first.")
+        output.line(f"{one.name}, unfinished, {amount(one.held)} to be freed, Hugging Face cache: {one.folder}")
     if not yes:
         if not output.can_ask:
             raise UsageError("Nothing was removed: there is nobody to ask.", "Add --yes to remove it all the same.")
-        if not output.ask("Remove it?" if len(removals) == 1 else f"Remove these {len(removals)}?"):
+        if not output.ask("Remove it?" if len(names) == 1 else "Remove all of them?"):
             output.line("Nothing was removed.")
             raise KeyboardInterrupt
     freed = 0
@@ -34,6 +42,9 @@ def run_rm(names: list[str], *, yes: bool) -> None:
         now = plan_removal(removal.local)  # what the one before took away is no longer in the way
         carry_out(now)
         freed += now.frees
+    for one in partials:
+        shutil.rmtree(one.folder, ignore_errors=True)
+        freed += one.held
     output.line(f"Removed; {amount(freed)} freed.")
 
 

@@ -28,6 +28,7 @@ from typing import IO
 from r1local.errors import DiskFull
 from r1local.hub.owner import PATTERN, boot_id, is_alive, owner
 from r1local.hub.spans import Spans
+from r1local.terminal import clean_line
 
 _FOLDER = re.compile(rf"([0-9a-f]{{40}}|[0-9a-f]{{64}})\.({PATTERN})")
 _SPAN = re.compile(r"([0-9]{1,18}) ([0-9]{1,18})")
@@ -204,7 +205,37 @@ def outdated(partials: Path, identity: Identity) -> list[tuple[Path, int]]:
         if header is None or folder.name.startswith(f"{identity.etag}."):
             continue
         if header.get("file") == identity.file and header.get("repo") == identity.repo and not _is_alive(folder):
-            found.append((folder, sum(end - start for start, end in _read_journal(folder / "journal", None))))
+            found.append((folder, _read_journal(folder / "journal", None).total))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A download that stopped, or is under way."""
+
+    folder: Path
+    repo: str
+    file: str
+    size: int
+    """Bytes of the whole file."""
+    held: int
+    """Bytes of it that are here."""
+    under_way: bool
+
+    @property
+    def name(self) -> str:
+        return clean_line(f"{self.repo}/{self.file}")
+
+
+def unfinished(partials: Path) -> list[Unfinished]:
+    """What lies in a repository's folder of partials."""
+    found = []
+    for folder in _folders(partials):
+        header = _read_header(folder / "journal") or {}
+        repo, file, size = header.get("repo"), header.get("file"), header.get("size")
+        if isinstance(repo, str) and isinstance(file, str) and isinstance(size, int):
+            here = _read_journal(folder / "journal", None).total
+            found.append(Unfinished(folder, repo, file, size, here, _is_alive(folder)))
     return found
 
 
@@ -212,7 +243,7 @@ def held(partials: Path, etag: str) -> int:
     """How many bytes of a file are in a partial already."""
     return max(
         (
-            sum(end - start for start, end in _read_journal(folder / "journal", None))
+            _read_journal(folder / "journal", None).total
             for folder in _folders(partials)
             if folder.name.startswith(f"{etag}.")
         ),

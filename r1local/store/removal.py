@@ -105,7 +105,8 @@ def _from_cache(local: LocalModel, repo: CachedRepo) -> Removal:
             frees += blob.stat().st_size
     going = {*links, *blobs}
     rest = [path for path in _files(repo.folder / "snapshots") if path not in going]
-    if all(path.name.upper().startswith(_PAPERS) for path in rest) and not _files(repo.partials):
+    under_way = _files(repo.partials) or list((repo.folder / "blobs").glob("*.incomplete"))
+    if all(path.name.upper().startswith(_PAPERS) for path in rest) and not under_way:
         others = [path for path in _files(repo.folder / "blobs") if path not in going and not path.is_symlink()]
         frees += sum(path.stat().st_size for path in others)
         return Removal(local, (*links, *blobs), repo.folder, frees, tuple(notes))
