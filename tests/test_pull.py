@@ -440,3 +440,13 @@ def test_what_a_foreign_process_left_is_adopted(hub: Hub, desk: Desk) -> None:
     assert hub.bytes_sent() - before < len(DATA) - 300 * KIB
     assert_clean()
     assert unfinished() == []
+
+
+def test_a_paper_behind_a_redirect_within_the_hub(desk: Desk) -> None:
+    """Small files answer 307 to a path of the same host."""
+    with Hub(resolve_cache=True) as hub:
+        hub.add(REPO, {NAME: DATA, "README.md": README})
+        path = Desk(hub).pull()
+        assert 307 in {request.status for request in hub.log}
+    assert path.with_name("README.md").read_bytes() == README
+    assert_clean()
