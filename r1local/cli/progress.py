@@ -11,6 +11,8 @@ from r1local.cli.output import Output, fit, seconds
 from r1local.terminal import clean_line
 
 _WINDOW_SECONDS = 5.0
+_PATIENCE = 3.0
+"""Seconds. What is over sooner, and is not what was asked for, is not worth plain lines."""
 _PLAIN_STEP = 5
 """Percent between two plain lines."""
 
@@ -22,9 +24,9 @@ class Transfer:
     `plain_after` seconds; with `json_lines` an object on stdout twice a second in place of both.
     """
 
-    def __init__(self, output: Output, verb: str, *, json_lines: bool = False, plain_after: float = 3.0) -> None:
+    def __init__(self, output: Output, verb: str, *, json_lines: bool = False, plain_after: float = _PATIENCE) -> None:
         self._output = output
-        self._verb = verb
+        self._verb = self._own_verb = verb
         self._plain_after = time.monotonic() + plain_after
         self._json = json_lines
         self._name = ""
@@ -42,6 +44,10 @@ class Transfer:
         if (verb, size) != (self._verb, self._size) or done < self._done:
             self._samples.clear()
             self._told = -1
+            if verb not in (self._verb, self._own_verb):
+                self._plain_after = time.monotonic() + _PATIENCE
+            elif verb == self._own_verb != self._verb:
+                self._plain_after = 0.0
         self._verb, self._name, self._size, self._done = verb, name, size, done
         now = time.monotonic()
         if not self._samples or now - self._samples[-1][0] > 0.2:

@@ -153,13 +153,16 @@ def raise_if_passing(response: httpx2.Response) -> None:
     if response.status_code not in _PASSING:
         return
     host = response.url.host
+    wait = retry_after(response.headers)
+    asked = f" It asks to wait {wait:,.0f} s." if wait > LONGEST_WAIT else ""
     if response.status_code == 429:
         error = DownloadError(
-            f"{host} limits how much may be asked of it (429).", "Wait some minutes; logging in raises the limit."
+            f"{host} limits how much may be asked of it (429).{asked}",
+            "Wait some minutes; logging in raises the limit.",
         )
     else:
-        error = DownloadError(f"{host} has trouble of its own ({response.status_code}).", "Try again later.")
-    raise Passing(error, retry_after(response.headers))
+        error = DownloadError(f"{host} has trouble of its own ({response.status_code}).{asked}", "Try again later.")
+    raise Passing(error, wait)
 
 
 def retry_after(headers: httpx2.Headers) -> float:
