@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -19,7 +20,12 @@ import numpy as np
 import pytest
 from wcwidth import wcswidth
 
+from r1local.catalog import load_catalog
+from r1local.cli import pull as cli_pull
+from r1local.cli.output import Output
+from r1local.cli.pull import PullFlags
 from r1local.errors import ExitCode
+from r1local.plan import MemoryVerdict
 from tests.hub import Fault, Hub, digest
 from tests.test_carry import tiny
 from tests.test_terminal_chat import Screen
@@ -430,3 +436,32 @@ def test_what_a_killed_pull_leaves_can_be_seen_and_dropped(hub: Hub, large: byte
     out, err = run("pull", "1.5b")
     assert "Going on" not in err
     assert Path(out.strip()).read_bytes() == large
+
+
+@pytest.mark.parametrize(
+    ("word", "somebody", "answer", "asked", "goes_on"),
+    [
+        ("too large", True, True, 1, True),
+        ("too large", True, False, 1, False),
+        ("too large", False, False, 0, True),  # a script knows what it does
+        ("tight", True, False, 0, True),
+        ("fits", True, False, 0, True),
+    ],
+)
+def test_what_cannot_run_here_is_asked_about(
+    monkeypatch: pytest.MonkeyPatch, word: str, somebody: bool, answer: bool, asked: int, goes_on: bool
+) -> None:
+    questions: list[str] = []
+    monkeypatch.setattr(Output, "can_ask", somebody)
+    monkeypatch.setattr(Output, "ask", lambda _, question: (questions.append(question), answer)[1])
+    plan: Any = SimpleNamespace(missing=1, repository=SimpleNamespace(id=KNOWN))
+    try:
+        cli_pull._ask(plan, load_catalog(), Output(), PullFlags("7b"), MemoryVerdict(1, word, ""))
+    except KeyboardInterrupt:
+        assert not goes_on
+    else:
+        assert goes_on
+    assert len(questions) == asked
+    questions.clear()
+    cli_pull._ask(plan, load_catalog(), Output(), PullFlags("7b", yes=True), MemoryVerdict(1, word, ""))
+    assert questions == []

@@ -22,7 +22,7 @@ from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
 from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller, PullPlan
 from r1local.hub.trust import look_alike
-from r1local.plan import memory_verdict
+from r1local.plan import MemoryVerdict, memory_verdict
 from r1local.store import LocalModel, find
 from r1local.terminal import clean_line
 from r1local.units import amount
@@ -85,11 +85,11 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
                 plan = puller.plan(reference, revision=flags.revision)
             except DownloadError as error:
                 return _already_here(flags, catalog, output, error)
-            _announce(plan, catalog, output, flags)
+            memory = _announce(plan, catalog, output, flags)
             plan.check_space()
             if flags.dry_run:
                 return None
-            _ask(plan, catalog, output, flags)
+            _ask(plan, catalog, output, flags, memory)
             started = time.monotonic()
             path = puller.run(plan)
         except KeyboardInterrupt:
@@ -154,7 +154,7 @@ def _name(plan: PullPlan, path: Path) -> str:
     return LocalModel(path, model, plan.offer.quantization, "", None if model else plan.cache).name
 
 
-def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags) -> None:
+def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags) -> MemoryVerdict:
     """What will be fetched, from whom, how large, under which licence, and whether it will run here."""
     model = plan.reference.model or catalog.by_file_name(plan.offer.name.rpartition("/")[2])
     machine = hardware.detect()
@@ -179,7 +179,7 @@ def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags
                 "memory": memory.word,
             }
         )
-        return
+        return memory
     parts = f" in {len(plan.offer.files)} parts" if len(plan.offer.files) > 1 else ""
     output.line(f"{plan.repository.id} at {plan.repository.commit[:7]}: {clean_line(plan.offer.name)}")
     here = plan.offer.size - plan.missing
@@ -194,12 +194,18 @@ def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags
         output.line(f"{plan.missing:,} bytes to fetch; {plan.free:,} free in {plan.cache.cache}.")
         for file in plan.offer.files:
             output.data(f"{file.size}\t{file.sha256}\t{clean_line(file.name)}\n")
+    return memory
 
 
-def _ask(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags) -> None:
-    """Ask before something is fetched from somebody new here. Raises UsageError, KeyboardInterrupt."""
+def _ask(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags, memory: MemoryVerdict) -> None:
+    """Ask before something is fetched that cannot run here, or comes from somebody new. Raises UsageError,
+    KeyboardInterrupt.
+    """
     if flags.yes or not plan.missing:
         return
+    if memory.word == "too large" and output.can_ask and not output.ask("It will not run here. Fetch it all the same?"):
+        output.line("Nothing was fetched.")
+        raise KeyboardInterrupt
     owner = plan.repository.id.partition("/")[0]
     known = {repo.partition("/")[0] for model in catalog.models for repo in (model.source, *_repos(model))}
     known |= {repo.id.partition("/")[0] for repo in cached_repos() if repo.folder != plan.cache.folder}
