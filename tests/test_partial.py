@@ -472,3 +472,19 @@ def test_the_data_file_stays_the_one_that_was_opened(folder: Path) -> None:
         part.data.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
         assert not part.still_ours(file.fileno())
     part.discard()
+
+
+def test_what_is_there_is_read_while_nobody_records(folder: Path) -> None:
+    """Half an entry of the set would name bytes that are not there yet."""
+    part = new(folder, (0, 10), (20, 30))
+    seen: list[object] = []
+    readers = [threading.Thread(target=lambda ask=ask: seen.append(ask())) for ask in (part.prefix, part.gaps)]
+    with part.lock:
+        for reader in readers:
+            reader.start()
+            reader.join(0.05)
+        assert seen == []
+    for reader in readers:
+        reader.join()
+    assert sorted(map(str, seen)) == sorted(map(str, (10, [(10, 20), (30, WHAT.size)])))
+    part.close()

@@ -45,7 +45,7 @@ class Fetch:
         self._cancel = cancel
         self._on_wait = on_wait
         self._lock = threading.RLock()
-        self._todo = list(partial.done.gaps(location.size))
+        self._todo = partial.gaps()
         self._connections: dict[int, Connection] = {}
         self._failures: dict[int, int] = {}
         self._relocating = threading.Lock()
@@ -180,7 +180,7 @@ class Fetch:
                     if writer.at < end:
                         insort(self._todo, (writer.at, end))
                     if self._whole_body:
-                        self._todo = list(self.partial.done.gaps(self._location.size))
+                        self._todo = self.partial.gaps()
                     if self.partial.done.total == self._location.size:
                         self._over.set()
 
@@ -198,7 +198,7 @@ class Fetch:
             if self._error is not None:
                 return
             time.sleep(0.005)
-        gaps = list(self.partial.done.gaps(self._location.size))
+        gaps = self.partial.gaps()
         at = 0
         writer: Writer | None = None
         try:
@@ -274,7 +274,7 @@ class Fetch:
         at = 0
         with self.partial.data.open("rb", buffering=0) as file:
             while at < size:
-                ready = self.partial.done.prefix()
+                ready = self.partial.prefix()
                 if ready - at < min(_HASH_BYTES, size - at):
                     if self._ended.wait(0.02):
                         return

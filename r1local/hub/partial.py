@@ -80,6 +80,16 @@ class Partial:
             if self._journal is not None:
                 self._journal.write(_line(f"{start} {end}"))
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """The stretches that are missing, in order. Other threads may be recording."""
+        with self.lock:
+            return list(self.done.gaps(self.identity.size))
+
+    def prefix(self) -> int:
+        """How many bytes are there without a hole from the start on. Other threads may be recording."""
+        with self.lock:
+            return self.done.prefix()
+
     def sync(self) -> None:
         """Bring what was written so far to the disk, and note that."""
         with self.lock:
