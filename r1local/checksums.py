@@ -39,11 +39,7 @@ class Checksums:
 
         on_progress(bytes read) is called after every 4 MiB and may raise to stop.
         """
-        size = path.stat().st_size
-        if len(like) == 40:
-            digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-        else:
-            digest = hashlib.sha256()
+        digest = digest_like(like, path.stat().st_size)
         buffer = memoryview(bytearray(_BLOCK))
         done = 0
         with path.open("rb", buffering=0) as file:
@@ -70,6 +66,13 @@ class Checksums:
             for name, entry in data.items()
             if isinstance(entry, list) and len(entry) == 5 and all(isinstance(part, str) for part in entry)
         }
+
+
+def digest_like(etag: str, size: int) -> hashlib._Hash:
+    """An empty digest of the kind of `etag`: git's SHA-1 of a blob of so many bytes for 40 digits, else SHA-256."""
+    if len(etag) == 40:
+        return hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    return hashlib.sha256()
 
 
 def _marks(path: Path, handle: int | None = None) -> list[str]:

@@ -1,9 +1,10 @@
-"""Which names of files, repositories and revisions may touch this disk. They come from strangers."""
+"""What names of files, repositories and revisions say, and which may touch this disk. They come from strangers."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from dataclasses import dataclass
 
 from r1local.errors import UnsafeServer, UsageError
 
@@ -12,8 +13,44 @@ _REPO = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?/[A-Za-z0-9_
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE | re.ASCII)
+# Companions of a model, not models.
+_COMPANION = re.compile(r"(^|[-._/])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
+# A quantization at the end of a file name, also one the catalog does not know, such as UD-Q4_K_XL.
+_QUANTIZATION = re.compile(
+    r"(?:^|[-._])(?P<label>(?:UD-)?(?:T?I?Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4))$",
+    re.IGNORECASE | re.ASCII,
+)
 _MAX_COMPONENT_BYTES = 255
 _MAX_NAME_BYTES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPart:
+    """What the name of a part of a split GGUF says: STEM-00001-of-00003.gguf."""
+
+    stem: str
+    number: int
+    count: int
+
+
+def split_part(name: str) -> SplitPart | None:
+    """None for a file that is whole."""
+    match = _PART.match(name)
+    return SplitPart(match["stem"], int(match["number"]), int(match["count"])) if match else None
+
+
+def is_companion(name: str) -> bool:
+    """Whether a GGUF is no model but goes with one: a projector, an importance matrix."""
+    return bool(_COMPANION.search(name))
+
+
+def quantization_in(file_name: str) -> str:
+    """The quantization a file name ends with, before the number of a part, in upper case; empty without one."""
+    name = file_name.rpartition("/")[2]
+    stem = re.sub(r"-\d{5}-of-\d{5}$", "", name[: -len(".gguf")] if name.lower().endswith(".gguf") else name)
+    match = _QUANTIZATION.search(stem)
+    return match["label"].upper() if match else ""
 
 
 def is_repo(repo: str) -> bool:

@@ -423,3 +423,13 @@ def test_a_download_of_another_tool_is_left_alone(put: Callable[..., Path], cach
     under_way.write_bytes(b"half")
     assert rm(REPO, "--yes").returncode == 0
     assert under_way.read_bytes() == b"half"
+
+
+def test_a_model_called_like_a_paper_stays(cache: Path, put: Callable[..., Path]) -> None:
+    """When the last other model goes, the papers go with it, and nothing else."""
+    link = put("Q4_0")
+    other = link.with_name("readme-writer-Q8_0.gguf")
+    other.write_bytes(link.read_bytes() + b"\0")
+    assert rm(f"{REPO}:q4_0", "--yes").returncode == 0
+    assert not os.path.lexists(link)
+    assert other.is_file()

@@ -48,6 +48,13 @@ def library() -> Any:
     return llama_cpp
 
 
+def child_environment() -> dict[str, str]:
+    """For a child process that imports this package, wherever it was started from."""
+    package_home = str(Path(__file__).resolve().parents[2])
+    search = os.pathsep.join(filter(None, (package_home, os.environ.get("PYTHONPATH", ""))))
+    return {**os.environ, "PYTHONPATH": search}
+
+
 def forget_log() -> None:
     """Start anew, in front of a call whose failure is to be explained."""
     _logged.clear()

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from r1local.engine.library import library_folder
+from r1local.engine.library import child_environment, library_folder
 from r1local.errors import EngineError, LibraryMissing
 from r1local.gguf_header import read_header
 from r1local.gguf_types import TENSOR_TYPES, GgufHeader, TensorInfo
@@ -30,14 +30,12 @@ def broken_tensors(path: Path, *, threads: int, on_progress: Callable[[int], Non
 
     on_progress(bytes looked at) may raise to stop. Raises EngineError when the child cannot do its work.
     """
-    package_home = str(Path(__file__).resolve().parents[2])
-    search = os.pathsep.join(filter(None, (package_home, os.environ.get("PYTHONPATH", ""))))
     child = subprocess.Popen(
         [sys.executable, "-c", "from r1local.engine.rows import child; child()", str(path), str(threads)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": search},
+        env=child_environment(),
     )
     assert child.stdout is not None
     broken: list[str] = []

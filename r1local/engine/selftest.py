@@ -25,7 +25,7 @@ import numpy as np
 
 from r1local import errors
 from r1local.engine.context import Batch, Context
-from r1local.engine.library import library_version
+from r1local.engine.library import child_environment, library_version
 from r1local.engine.model import Features, Model
 from r1local.engine.verdicts import Memory, Verdict, described, file_identity, kind_of, ladder, machine
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
@@ -100,15 +100,12 @@ def _try(path: Path, features: Features, n_threads: int, n_gpu_layers: int, limi
             "n_gpu_layers": n_gpu_layers,
         }
     )
-    environment = dict(os.environ)
-    package_home = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_home, environment.get("PYTHONPATH", ""))))
     child = subprocess.Popen(
         [sys.executable, "-c", "from r1local.engine.selftest import child; child()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=child_environment(),
     )
     try:
         output, talk = child.communicate(request.encode(), timeout=limit)

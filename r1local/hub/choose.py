@@ -8,7 +8,7 @@ from r1local.catalog import Catalog
 from r1local.errors import NotOffered, suggest
 from r1local.hub.names import Reference
 from r1local.hub.repository import Offer, Repository
-from r1local.store import quantization_in
+from r1local.names import quantization_in
 from r1local.terminal import clean_line
 from r1local.units import amount
 

@@ -77,19 +77,8 @@ class Client:
         Raises Passing for what another try may mend and UnsafeServer. A status is for the caller to judge.
         """
         for _ in range(_MAX_REDIRECTS + 1):
-            self.hosts.check(url)
+            response = self._send(method, url, headers or {}, timeout)
             try:
-                request = self._http.build_request(
-                    method,
-                    url,
-                    headers={**(headers or {}), **self.hosts.headers(url)},
-                    timeout=self._http.timeout if timeout is None else timeout,
-                )
-                response = self._http.send(request, stream=True)
-            except (httpx2.RequestError, httpx2.InvalidURL, OSError, ValueError) as error:
-                raise Passing(explain(error, url)) from error
-            try:
-                self._check_peer(response)
                 if response.status_code not in _REDIRECTS or "location" not in response.headers:
                     try:
                         yield response
@@ -105,16 +94,8 @@ class Client:
     def head(self, url: str) -> httpx2.Response:
         """The answer to HEAD, not followed when it redirects to another host: the facts are on the redirect itself."""
         for _ in range(_MAX_REDIRECTS + 1):
-            self.hosts.check(url)
-            try:
-                request = self._http.build_request("HEAD", url, headers=self.hosts.headers(url))
-                response = self._http.send(request, stream=True)
-            except (httpx2.RequestError, httpx2.InvalidURL, OSError, ValueError) as error:
-                raise Passing(explain(error, url)) from error
-            try:
-                self._check_peer(response)
-            finally:
-                response.close()
+            response = self._send("HEAD", url, {}, None)
+            response.close()
             location = response.headers.get("location", "") if response.status_code in _REDIRECTS else ""
             # A renamed repository is a redirect on the Hub, with nothing about the file on it.
             if not location or "x-linked-etag" in response.headers or "etag" in response.headers:
@@ -141,11 +122,28 @@ class Client:
                 "A login page of the network may stand between; open a web page once, or check --endpoint.",
             ) from None
 
-    def _check_peer(self, response: httpx2.Response) -> None:
+    def _send(self, method: str, url: str, headers: dict[str, str], timeout: float | None) -> httpx2.Response:
+        """The answer of this one address, body unread, if it may be asked at all. The caller closes it."""
+        self.hosts.check(url)
+        try:
+            request = self._http.build_request(
+                method,
+                url,
+                headers={**headers, **self.hosts.headers(url)},
+                timeout=self._http.timeout if timeout is None else timeout,
+            )
+            response = self._http.send(request, stream=True)
+        except (httpx2.RequestError, httpx2.InvalidURL, OSError, ValueError) as error:
+            raise Passing(explain(error, url)) from error
         stream = response.extensions.get("network_stream")
         peer = stream.get_extra_info("server_addr") if stream is not None else None
         if peer:
-            self.hosts.check_peer(str(response.url), str(peer[0]))
+            try:
+                self.hosts.check_peer(str(response.url), str(peer[0]))
+            except UnsafeServer:
+                response.close()
+                raise
+        return response
 
 
 def raise_if_passing(response: httpx2.Response) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from bisect import insort
 from collections.abc import Callable
 from typing import Any
 
+from r1local.checksums import digest_like
 from r1local.errors import ChecksumMismatch, DownloadError
 from r1local.hub.client import LONGEST_WAIT, Client, Passing, pause
 from r1local.hub.partial import Partial, as_disk_full
@@ -269,7 +269,7 @@ class Fetch:
     def _hash(self) -> None:
         """Hash the file from its start as far as it is there, following the download."""
         size, etag = self._location.size, self._location.etag
-        digest = hashlib.sha256() if len(etag) == 64 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+        digest = digest_like(etag, size)
         buffer = memoryview(bytearray(_HASH_BYTES))
         at = 0
         with self.partial.data.open("rb", buffering=0) as file:

@@ -11,15 +11,11 @@ from r1local.catalog import Catalog
 from r1local.errors import AccessDenied, DownloadError, NotOffered, R1Error, UnsafeServer, suggest
 from r1local.hub.client import Client, Passing, patiently, raise_if_passing
 from r1local.hub.hosts import origin
-from r1local.names import is_commit, is_repo, unsafe_name
-from r1local.store import quantization_in
+from r1local.names import is_commit, is_companion, is_repo, quantization_in, split_part, unsafe_name
 from r1local.terminal import clean_line
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE | re.ASCII)
-# Companions of a model, not models.
-_NOT_A_MODEL = re.compile(r"(^|[-._/])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
 _MAX_FILES = 100_000
 
 
@@ -70,11 +66,11 @@ class Repository:
         whole: list[Offer] = []
         parts: dict[tuple[str, int], dict[int, RemoteFile]] = {}
         for file in self.files:
-            if not file.name.lower().endswith(".gguf") or _NOT_A_MODEL.search(file.name) or unsafe_name(file.name):
+            if not file.name.lower().endswith(".gguf") or is_companion(file.name) or unsafe_name(file.name):
                 continue
-            match = _PART.match(file.name)
-            if match:
-                parts.setdefault((match["stem"], int(match["count"])), {})[int(match["number"])] = file
+            part = split_part(file.name)
+            if part is not None:
+                parts.setdefault((part.stem, part.count), {})[part.number] = file
             else:
                 whole.append(Offer(quantization_in(file.name), (file,)))
         for (stem, count), found in parts.items():

@@ -14,17 +14,8 @@ from r1local import paths
 from r1local.catalog import Catalog, GgufSource, Model, Quantization
 from r1local.errors import ModelNotFound, suggest
 from r1local.hf_cache import CachedRepo, cache_folder, cached_repos, repo_of
-from r1local.names import is_repo
+from r1local.names import is_companion, is_repo, quantization_in, split_part
 from r1local.terminal import clean_line
-
-_PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.IGNORECASE | re.ASCII)
-# Companions of a model, not models.
-_COMPANION = re.compile(r"(^|[-._])(mmproj|imatrix|projector)([-._]|$)", re.IGNORECASE)
-# A quantization at the end of a file name, also one the catalog does not know, such as UD-Q4_K_XL.
-_QUANTIZATION = re.compile(
-    r"(?:^|[-._])(?P<label>(?:UD-)?(?:T?I?Q\d(?:_[A-Z0-9]+)*|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4))$",
-    re.IGNORECASE | re.ASCII,
-)
 
 CACHE = "Hugging Face cache"
 FOLDER = "models folder"
@@ -75,11 +66,10 @@ class LocalModel:
     @property
     def parts(self) -> list[Path]:
         """All files of it, in order; just the one where it is not split."""
-        match = _PART.match(self.path.name)
-        if match is None:
+        part = split_part(self.path.name)
+        if part is None:
             return [self.path]
-        count = int(match["count"])
-        return [self.path.with_name(f"{match['stem']}-{n:05d}-of-{match['count']}.gguf") for n in range(1, count + 1)]
+        return [self.path.with_name(f"{part.stem}-{n:05d}-of-{part.count:05d}.gguf") for n in range(1, part.count + 1)]
 
     @property
     def size(self) -> int:
@@ -200,8 +190,9 @@ def local_files(catalog: Catalog, model: Model) -> Iterator[LocalModel]:
         path = _package_file(model.package.module, model.package.file)
         if path is not None:
             yield LocalModel(path, model, quantization_in(path.name), PACKAGE)
+    in_folder = list(_ggufs(paths.models_folder()))
     for source in model.gguf:
-        for path in _ggufs(paths.models_folder()):
+        for path in in_folder:
             if _is_named(path, source):
                 yield LocalModel(path, model, quantization_in(path.name), FOLDER)
         repo = CachedRepo(cache_folder(), source.repo)
@@ -257,10 +248,10 @@ def _ggufs(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         return
     for path in sorted([*folder.glob("*.[gG][gG][uU][fF]"), *folder.glob("*/*.[gG][gG][uU][fF]")]):
-        part = _PART.match(path.name)
+        part = split_part(path.name)
         if path.parent.name.startswith("."):
             continue  # an import that is under way
-        if (part is None or int(part["number"]) == 1) and not _COMPANION.search(path.name) and path.is_file():
+        if (part is None or part.number == 1) and not is_companion(path.name) and path.is_file():
             yield path
 
 
@@ -304,11 +295,3 @@ def _is_named(path: Path, source: GgufSource) -> bool:
     stem = tail.removesuffix(".gguf")
     name = re.escape(head) + r"[A-Za-z0-9_]+" + re.escape(stem) + r"(-00001-of-\d{5})?\.gguf"
     return bool(re.fullmatch(name, path.name, re.IGNORECASE))
-
-
-def quantization_in(file_name: str) -> str:
-    """The quantization a file name ends with, before the number of a part, in upper case; empty without one."""
-    name = file_name.rpartition("/")[2]
-    stem = re.sub(r"-\d{5}-of-\d{5}$", "", name[: -len(".gguf")] if name.lower().endswith(".gguf") else name)
-    match = _QUANTIZATION.search(stem)
-    return match["label"].upper() if match else ""

@@ -185,11 +185,7 @@ def _papers(local: LocalModel) -> list[Path]:
         root = local.repo.snapshot(commit)
     elif root == paths.models_folder() or not (root / MANIFEST).is_file():
         return []
-    found = [
-        path
-        for path in sorted(root.iterdir())
-        if path.name.upper().startswith(_PAPERS) and path.suffix.lower() != ".gguf" and path.is_file()
-    ]
+    found = [path for path in sorted(root.iterdir()) if is_paper(path.name) and path.is_file()]
     return [path for path in found if local.repo is None or local.repo.allows(path)]
 
 
@@ -236,22 +232,18 @@ def bring_folder(folder: Path, checksums: Checksums, *, on_progress: OnProgress 
     return Imported(target / entries[0][0], linked=False)
 
 
-def files_of_import(folder: Path) -> list[str]:
-    """The names in the manifest of an imported folder; none where there is no manifest."""
+def imported_files(folder: Path) -> dict[str, str]:
+    """The files of an imported model and their checksums, by its manifest; none where there is no manifest."""
     try:
         _, entries = _read_manifest(folder)
     except (ModelNotFound, ModelFileError):
-        return []
-    return [name for name, _, _ in entries]
+        return {}
+    return {name: sha256 for name, _, sha256 in entries}
 
 
-def manifest_checksum(path: Path) -> str:
-    """What the manifest beside an imported file says its checksum is; empty without one."""
-    try:
-        _, entries = _read_manifest(path.parent)
-    except (ModelNotFound, ModelFileError):
-        return ""
-    return next((sha256 for name, _, sha256 in entries if name == path.name), "")
+def is_paper(name: str) -> bool:
+    """Whether a file is there to be read by people: what a model is, and under which licence."""
+    return name.upper().startswith(_PAPERS) and not name.lower().endswith(".gguf")
 
 
 def _read_manifest(folder: Path) -> tuple[str, list[tuple[str, int, str]]]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from r1local import paths
 from r1local.errors import ModelFileError, ModelNotFound, R1Error, UsageError, suggest
+from r1local.names import split_part
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -173,7 +174,8 @@ def lmstudio_models() -> Found:
     models, skipped, seen, names = [], [], set(), set()
     for folder in lmstudio_folders():
         for path in sorted(_walk(folder, depth=3)):
-            if path.suffix.lower() != ".gguf" or re.search(r"-(?!00001-)\d{5}-of-\d{5}$", path.stem):
+            part = split_part(path.name)
+            if path.suffix.lower() != ".gguf" or (part is not None and part.number != 1):
                 continue
             real = os.path.realpath(path)
             name = path.relative_to(folder).as_posix()

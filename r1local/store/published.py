@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from r1local.store import LocalModel
-from r1local.store.carry import manifest_checksum
+from r1local.store.carry import imported_files
 
 
 def published_checksum(local: LocalModel, part: Path) -> str:
@@ -19,4 +19,4 @@ def published_checksum(local: LocalModel, part: Path) -> str:
         return local.repo.etag_of(part)
     target = Path(os.path.realpath(part))
     ollama = re.fullmatch(r"sha256[-:]([0-9a-f]{64})", target.name)
-    return ollama[1] if ollama else manifest_checksum(part)
+    return ollama[1] if ollama else imported_files(part.parent).get(part.name, "")

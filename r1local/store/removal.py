@@ -11,9 +11,7 @@ from r1local import paths
 from r1local.errors import UsageError
 from r1local.hf_cache import CachedRepo
 from r1local.store import CACHE, FOLDER, PACKAGE, LocalModel
-from r1local.store.carry import MANIFEST, files_of_import
-
-_PAPERS = ("README", "LICENSE", "LICENCE", "NOTICE", ".GITATTRIBUTES")
+from r1local.store.carry import MANIFEST, imported_files, is_paper
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def _from_folder(local: LocalModel) -> Removal:
     if not Path(os.path.realpath(folder)).is_relative_to(home):
         raise UsageError(f"{local.path} lies behind a link to another folder.", "Delete the file yourself.")
     going = [part for part in local.parts if os.path.lexists(part)]
-    imported = files_of_import(folder)
+    imported = imported_files(folder)
     if local.path.name in imported:
         going += [folder / name for name in (*imported, MANIFEST) if folder / name not in going]
     frees, notes = 0, []
@@ -106,7 +104,7 @@ def _from_cache(local: LocalModel, repo: CachedRepo) -> Removal:
     going = {*links, *blobs}
     rest = [path for path in _files(repo.folder / "snapshots") if path not in going]
     under_way = _files(repo.partials) or list((repo.folder / "blobs").glob("*.incomplete"))
-    if all(path.name.upper().startswith(_PAPERS) for path in rest) and not under_way:
+    if all(is_paper(path.name) or path.name == ".gitattributes" for path in rest) and not under_way:
         others = [path for path in _files(repo.folder / "blobs") if path not in going and not path.is_symlink()]
         frees += sum(path.stat().st_size for path in others)
         return Removal(local, (*links, *blobs), repo.folder, frees, tuple(notes))
