@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -24,6 +28,17 @@ THINKING_SCRIPT = (
     " = ",
     "**132**",
 )
+
+# What names resolve to for the fixture `asked`.
+ADDRESSES = {
+    "hub.example": ["18.244.0.1"],
+    "cdn.example": ["2600:9000::1", "18.244.0.2"],
+    "localhost": ["::1", "127.0.0.1"],
+    "router.example": ["192.168.1.1"],
+    "half.example": ["18.244.0.3", "10.0.0.1"],
+    "tunnel.example": ["198.18.0.7"],
+    "nas.example": ["10.0.0.9"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +88,32 @@ def smollm2() -> Path:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the extra demo is not installed")
     return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def no_network_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the machine: no proxies, no token, no endpoint."""
+    from huggingface_hub import constants
+
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names resolve as ADDRESSES says, for r1local alone; numbers as the system reads them. The names asked for."""
+    from r1local.hub import hosts
+
+    names: list[str] = []
+
+    def resolve(host: str, port: Any, **options: Any) -> list[tuple[Any, ...]]:
+        names.append(host)
+        if host in ADDRESSES:
+            return [(0, 0, 0, "", (address, 0)) for address in ADDRESSES[host]]
+        return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, **options)
+
+    monkeypatch.setattr(hosts, "socket", SimpleNamespace(getaddrinfo=resolve, SOCK_STREAM=socket.SOCK_STREAM))
+    return names

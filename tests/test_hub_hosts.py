@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import httpx2
 import pytest
@@ -15,46 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1local.errors import ExitCode, UnsafeServer, UsageError
-from r1local.hub import hosts as hosts_module
 from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
 
 TOKEN = "hf_secret"
 REPO = "someone/Some-Model-GGUF"
 WEIGHTS = b"GGUF" * 1000
-NAMES = {
-    "hub.example": ["18.244.0.1"],
-    "cdn.example": ["2600:9000::1", "18.244.0.2"],
-    "localhost": ["::1", "127.0.0.1"],
-    "router.example": ["192.168.1.1"],
-    "half.example": ["18.244.0.3", "10.0.0.1"],
-    "tunnel.example": ["198.18.0.7"],
-    "nas.example": ["10.0.0.9"],
-}
 
-
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine: no proxies, no token, no endpoint."""
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
-            monkeypatch.delenv(name)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", False)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names resolve as NAMES says, for r1local alone; numbers as the system reads them. The names asked for."""
-    names: list[str] = []
-
-    def resolve(host: str, port: Any, **options: Any) -> list[tuple[Any, ...]]:
-        names.append(host)
-        if host in NAMES:
-            return [(0, 0, 0, "", (address, 0)) for address in NAMES[host]]
-        return socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST, **options)
-
-    monkeypatch.setattr(hosts_module, "socket", SimpleNamespace(getaddrinfo=resolve, SOCK_STREAM=socket.SOCK_STREAM))
-    return names
+pytestmark = pytest.mark.usefixtures("no_network_settings")
 
 
 # Hosts
