@@ -168,14 +168,82 @@ def pull(
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object a line: plan, progress, done.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Only what is here; open no connection.")] = False,
+    from_source: Annotated[
+        bool, typer.Option("--from-source", help="Fetch the publisher's own checkpoint and convert it here.")
+    ] = False,
+    quant: Annotated[str, typer.Option(help="With --from-source: the type to make, such as Q4_K_M.")] = "",
+    keep_source: Annotated[
+        bool, typer.Option("--keep-source", help="With --from-source: keep the checkpoint in the cache.")
+    ] = False,
+    kernels: Annotated[str, typer.Option(help="With --from-source: auto, c or fast.")] = "auto",
 ) -> None:
     """Fetch a model, verified, and go on where it stopped.
 
-    It lands in the cache that all Hugging Face tools share. Prints the path of the file.
+    It lands in the cache that all Hugging Face tools share; with --from-source in the models folder. Prints the path
+    of the file.
     """
     from r1local.cli.pull import PullFlags, run_pull
 
-    run_pull(PullFlags(name, revision, token, endpoint, yes, dry_run, json_, offline))
+    run_pull(
+        PullFlags(
+            name, revision, token, endpoint, yes, dry_run, json_, offline, from_source, quant, keep_source, kernels
+        )
+    )
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def quantize(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint folder, a .gguf file, or a model whose checkpoint is here.")
+    ],
+    type_: Annotated[str, typer.Option("--type", "-t", help="Q4_K_M, Q8_0, BF16, IQ4_XS, ...")] = "Q4_K_M",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file or a folder. Without it: the models folder.")
+    ] = None,
+    imatrix: Annotated[Path | None, typer.Option(help="An importance matrix, .gguf or .dat.")] = None,
+    pure: Annotated[bool, typer.Option("--pure", help="Every tensor of the same type, no mix.")] = False,
+    leave_output: Annotated[bool, typer.Option("--leave-output", help="output.weight stays as it is.")] = False,
+    output_type: Annotated[str, typer.Option(help="The type of output.weight.")] = "",
+    embedding_type: Annotated[str, typer.Option(help="The type of token_embd.weight.")] = "",
+    tensor_type: Annotated[
+        list[str] | None, typer.Option(help="Of tensors whose name matches. May be given again.", metavar="REGEX=TYPE")
+    ] = None,
+    from_quantized: Annotated[
+        bool, typer.Option("--from-quantized", help="Allow a source that is quantized already.")
+    ] = False,
+    kernels: Annotated[str, typer.Option(help="auto, c or fast: the bytes are the same.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Without it: the usable cores.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how large the result would be.")] = False,
+) -> None:
+    """Make a GGUF file of a checkpoint or of another GGUF file.
+
+    In one pass, byte for byte what llama.cpp makes, and goes on where it stopped. Prints the path of the file.
+    """
+    from r1local.cli.quantize import QuantizeFlags, run_quantize
+    from r1local.prepare import Job
+
+    job = Job(
+        type_, pure, leave_output, output_type, embedding_type, tuple(tensor_type or ()), imatrix, from_quantized,
+        kernels, threads or 0,
+    )  # fmt: skip
+    run_quantize(QuantizeFlags(source, job, output, force, dry_run))
+
+
+@app.command(epilog=_EPILOG)
+@guarded
+def inspect(
+    name: Annotated[str, typer.Argument(help="A model that is here, or a .gguf file.", metavar="NAME")],
+    against: Annotated[
+        str, typer.Option(help="The checkpoint folder or the file it was made of: shows what was lost.")
+    ] = "",
+    json_: Annotated[bool, typer.Option("--json", help="The tensors as JSON.")] = False,
+) -> None:
+    """List the tensors of a model, the worst first where there is something to compare them with."""
+    from r1local.cli.inspect import run_inspect
+
+    run_inspect(name, against=against, as_json=json_)
 
 
 @app.command("list", epilog=_EPILOG)

@@ -21,6 +21,7 @@ from r1local.hub.client import Client
 from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
 from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller, PullPlan
+from r1local.hub.repository import Repository
 from r1local.hub.trust import look_alike
 from r1local.plan import MemoryVerdict, memory_verdict
 from r1local.store import LocalModel, find
@@ -42,13 +43,23 @@ class PullFlags:
     dry_run: bool = False
     json: bool = False
     offline: bool = False
+    from_source: bool = False
+    quant: str = ""
+    """Of a model that is converted."""
+    keep_source: bool = False
+    kernels: str = "auto"
 
 
 def run_pull(flags: PullFlags) -> None:
     """Raises R1Error, KeyboardInterrupt."""
     output = Output()
     try:
-        local = pull(flags, load_catalog(), output)
+        if flags.from_source:
+            from r1local.cli.pull_source import pull_source
+
+            local = pull_source(flags, load_catalog(), output)
+        else:
+            local = pull(flags, load_catalog(), output)
     except R1Error as error:
         if flags.json:
             report = {"message": error.message, "hint": error.hint, "exit_code": int(error.exit_code)}
@@ -76,7 +87,7 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
             client,
             catalog,
             Checksums(),
-            on_progress=lambda progress: _show(transfer, progress),
+            on_progress=lambda progress: show_progress(transfer, progress),
             on_notice=transfer.say,
             on_wait=transfer.pause,
         )
@@ -89,7 +100,8 @@ def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
             plan.check_space()
             if flags.dry_run:
                 return None
-            _ask(plan, catalog, output, flags, memory)
+            if plan.missing:
+                ask_about(plan.repository, catalog, output, flags, memory)
             started = time.monotonic()
             path = puller.run(plan)
         except KeyboardInterrupt:
@@ -145,7 +157,8 @@ def _offline(name: str, catalog: Catalog) -> Path:
         ) from error
 
 
-def _show(transfer: Transfer, progress: Progress) -> None:
+def show_progress(transfer: Transfer, progress: Progress) -> None:
+    """Where a download stands, on its line."""
     transfer.update(progress.file, progress.done, progress.size, _VERBS[progress.state])
 
 
@@ -197,25 +210,27 @@ def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags
     return memory
 
 
-def _ask(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags, memory: MemoryVerdict) -> None:
+def ask_about(
+    repository: Repository, catalog: Catalog, output: Output, flags: PullFlags, memory: MemoryVerdict
+) -> None:
     """Ask before something is fetched that cannot run here, or comes from somebody new. Raises UsageError,
     KeyboardInterrupt.
     """
-    if flags.yes or not plan.missing:
+    if flags.yes:
         return
     if memory.word == "too large" and output.can_ask and not output.ask("It will not run here. Fetch it all the same?"):
         output.line("Nothing was fetched.")
         raise KeyboardInterrupt
-    owner = plan.repository.id.partition("/")[0]
+    owner = repository.id.partition("/")[0]
     known = {repo.partition("/")[0] for model in catalog.models for repo in (model.source, *_repos(model))}
-    known |= {repo.id.partition("/")[0] for repo in cached_repos() if repo.folder != plan.cache.folder}
+    known |= {repo.id.partition("/")[0] for repo in cached_repos() if repo.id != repository.id}
     known -= {""}
     if owner in known:
         return
     twin = look_alike(owner, known)
     warning = f" Mind that it is not {twin}." if twin else ""
-    about = f"{plan.repository.downloads:,} downloads last month" if plan.repository.downloads else "no downloads known"
-    question = f"{owner} is new here ({about}, licence {plan.repository.licence or 'not stated'}).{warning} Go on?"
+    about = f"{repository.downloads:,} downloads last month" if repository.downloads else "no downloads known"
+    question = f"{owner} is new here ({about}, licence {repository.licence or 'not stated'}).{warning} Go on?"
     if not output.can_ask:
         raise UsageError(question.removesuffix(" Go on?"), "Add --yes to fetch it all the same.")
     if not output.ask(question):

@@ -1,0 +1,237 @@
+"""From a checkpoint to a model that can be chatted with: where `quantize` meets the Hub, the store and the user.
+
+Only this package imports `quantize`, which knows nothing of r1local.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1local import paths
+from r1local.catalog import Catalog, Model
+from r1local.errors import DiskFull, EngineError, ModelFileError, ModelNotFound, UnsupportedModel, UsageError
+from r1local.hf_cache import cached_repos
+from r1local.names import is_repo
+
+if TYPE_CHECKING:
+    from quantize.comparison import TensorReport
+    from quantize.conversion import Options
+    from quantize.recipes import Wish
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be made, as a command line says it."""
+
+    type: str
+    """Q4_K_M, ...; see `file_types`."""
+    pure: bool = False
+    leave_output: bool = False
+    output_type: str = ""
+    embedding_type: str = ""
+    tensor_types: tuple[str, ...] = ()
+    """REGEX=TYPE, the first that matches a tensor's name decides."""
+    imatrix: Path | None = None
+    from_quantized: bool = False
+    kernels: str = "auto"
+    """auto, c or fast."""
+    threads: int = 1
+    cancel: threading.Event = field(default_factory=threading.Event)
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    """Weights that are written, and all of them."""
+
+    def wish(self) -> Wish:
+        """Raises UsageError."""
+        from quantize.recipes import wish_of
+
+        with translated():
+            return wish_of(
+                self.type, pure=self.pure, leave_output=self.leave_output, output_type=self.output_type,
+                embedding_type=self.embedding_type, tensor_types=self.tensor_types,
+            )  # fmt: skip
+
+    def options(self) -> Options:
+        """Raises UsageError when kernels are wanted that cannot be had."""
+        from quantize.conversion import Options
+        from quantize.kernels import CHOICES, Kernels
+
+        choice = next((choice for choice in CHOICES if choice == self.kernels), None)
+        if choice is None:
+            raise UsageError(f"There are no kernels {self.kernels!r}.", f"There are {', '.join(CHOICES)}.")
+        if self.threads < 1:
+            raise UsageError("It takes at least one thread.", "Leave --threads out for all cores.")
+        with translated():
+            return Options(Kernels(choice), self.threads, self.cancel, self.on_progress)
+
+
+def file_types() -> tuple[str, ...]:
+    """What a model can be quantized to."""
+    from quantize.file_types import FILE_TYPES
+
+    return FILE_TYPES
+
+
+def kernels_here(choice: str = "auto") -> str:
+    """One sentence on who computes the blocks on this machine."""
+    from quantize.kernels import Kernels
+
+    with translated():
+        kernels = Kernels("c" if choice == "c" else "fast" if choice == "fast" else "auto")
+    return kernels.sentence
+
+
+def convert(source: Path, target: Path, job: Job) -> None:
+    """A checkpoint folder or a GGUF file to a GGUF file of another type.
+
+    Raises R1Error, OSError, KeyboardInterrupt; after an interruption the same call goes on where it was.
+    """
+    from quantize.convert import convert_checkpoint, requantize
+    from quantize.imatrix import read_imatrix
+
+    wish, options = job.wish(), job.options()
+    with translated(), alone(target):
+        imatrix = read_imatrix(job.imatrix) if job.imatrix else None
+        if source.is_dir():
+            convert_checkpoint(source, target, wish, options, imatrix=imatrix)
+        else:
+            requantize(source, target, wish, options, imatrix=imatrix, from_quantized=job.from_quantized)
+
+
+def planned_size(folder: Path, job: Job) -> int:
+    """Bytes of the data a checkpoint would become, from its config.json alone. Raises R1Error."""
+    from quantize.architectures import read_config
+    from quantize.config import CONFIG
+    from quantize.layout import plan
+
+    with translated():
+        return plan(read_config(folder / CONFIG), job.wish(), has_imatrix=job.imatrix is not None).data_size
+
+
+def exact_sizes(model: Model, types: list[str]) -> dict[str, int]:
+    """Bytes of the tensors of a catalog model in each type, from the catalog's numbers. Raises R1Error."""
+    from quantize.architectures import class_of, config_of
+    from quantize.layout import plan
+    from quantize.recipes import Wish
+
+    config = {
+        "hidden_size": model.hidden, "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads, "head_dim": model.head_size, "intermediate_size": model.feed_forward,
+        "vocab_size": model.vocabulary,
+    }  # fmt: skip
+    with translated():
+        fields = {**config, "architectures": [class_of(model.family)]}
+        return {name: plan(config_of(fields), Wish(name)).data_size for name in types}
+
+
+def source_of(name: str, catalog: Catalog) -> Path:
+    """The checkpoint folder or .gguf file that `name` means: a path, or a model whose checkpoint is in the cache.
+
+    Raises ModelNotFound.
+    """
+    path = paths.expand(name)
+    if name.strip() and path.exists():
+        return path
+    model = None
+    try:
+        model, _ = catalog.resolve(name)
+    except ModelNotFound:
+        if not is_repo(name):
+            raise ModelNotFound(
+                f"There is no file or folder {name}, and no model is called so.",
+                "Name a checkpoint folder, a .gguf file, or a model that `r1local models` lists.",
+            ) from None
+    repository = model.source if model else name
+    for repo in cached_repos():
+        if repo.id.lower() == repository.lower():
+            for snapshot in repo.snapshots():
+                if (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors")):
+                    return snapshot
+    raise ModelNotFound(
+        f"No checkpoint of {name} is on this machine.", f"To fetch and convert it: r1local pull {name} --from-source"
+    )
+
+
+def compare(path: Path, source: Path | None, *, threads: int, on_progress: Callable[[int, int], None]) -> Comparison:
+    """The tensors of a file, with their errors against `source`, the worst first. Raises R1Error."""
+    from quantize.comparison import compare as compare_tensors
+    from quantize.comparison import inspect_file
+
+    with translated():
+        header, tensors = inspect_file(path)
+        if source is not None:
+            tensors = compare_tensors(path, source, threads=threads, on_progress=on_progress)
+        return Comparison(str(header.value("general.architecture", "")), tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What `compare` found."""
+
+    architecture: str
+    tensors: list[TensorReport]
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """What goes wrong in `quantize`, in r1local's errors and exit codes."""
+    from quantize import errors
+
+    try:
+        yield
+    except errors.BadRequest as error:
+        raise UsageError(error.message, error.hint) from error
+    except errors.Unsupported as error:
+        raise UnsupportedModel(error.message, error.hint) from error
+    except errors.NoSpace as error:
+        raise DiskFull(error.message, error.hint) from error
+    except (errors.BadSource, errors.TokenizerDiffers) as error:
+        raise ModelFileError(error.message, error.hint) from error
+    except errors.QuantizeError as error:
+        raise EngineError(error.message, error.hint) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(
+                "The disk is full. What was converted is kept.", "Free some space, and type the same again."
+            ) from error
+        raise
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """Only one process makes a file. Raises UsageError when another one is at it."""
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(target.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"Another process is making {target.name}.", "Wait for it.") from None
+    except (NotImplementedError, OSError):
+        pass  # no locks on this file system
+    try:
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def source_name(source: Path) -> str:
+    """What the model made of a checkpoint folder or a file is called, without its type."""
+    from quantize.convert import origin_of
+
+    if source.is_dir():
+        return origin_of(source).name
+    stem, _, last = source.stem.rpartition("-")
+    return stem if stem and last.upper() in file_types() else source.stem
+
+
+def target_for(name: str, file_type: str) -> Path:
+    """Where a converted model goes: into the models folder, under a name that `chat -m` finds."""
+    return paths.models_folder() / f"{name}-{file_type}.gguf"
