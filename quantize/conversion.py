@@ -35,6 +35,8 @@ from quantize.recipes import Chosen, needs_imatrix
 # Weights in a slab: large enough that Python's part is a thousandth, small enough for a processor's cache.
 _SLAB_WEIGHTS = 1 << 19
 _SPARE_BYTES = 64 << 20
+# Bytes after which the disk is told to begin: else all of them wait for the end.
+_SYNC_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Conversion:
         self._imatrix = imatrix
         self._header = write_header(keys, layout.stored)
         identity = hashlib.sha256(self._header)
-        identity.update(source.encode())
+        identity.update(f"{source}\n{_SLAB_WEIGHTS}".encode())
         for name, values in sorted(imatrix.columns.items()) if imatrix else ():
             identity.update(name.encode())
             identity.update(values.tobytes())
@@ -75,6 +77,8 @@ class Conversion:
         self._lock = threading.Lock()
         self._buffers = threading.local()
         self._pool = ThreadPoolExecutor(max(1, options.threads), thread_name_prefix="quantize")
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._unsynced = 0
         self._descriptor = -1
 
     @property
@@ -113,6 +117,7 @@ class Conversion:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._syncer.shutdown(wait=True, cancel_futures=True)
         self._close()
 
     def _close(self) -> None:
@@ -172,6 +177,7 @@ class Conversion:
         missing = [planned.wanted.name for planned in self.layout.tensors if not self.is_finished(planned.wanted.name)]
         if missing:
             raise BadSource(f"The checkpoint lacks {len(missing)} tensors, {missing[0]} among them.")
+        self._syncer.shutdown(wait=True, cancel_futures=True)
         os.fsync(self._descriptor)
         self._close()
         os.replace(self.part, self.target)
@@ -242,6 +248,10 @@ class Conversion:
         with self._lock:
             self._journal.add(entry)
             self._note(number, first, rows)
+            self._unsynced += len(view)
+            if self._unsynced >= _SYNC_BYTES:
+                self._unsynced = 0
+                self._syncer.submit(os.fsync, self._descriptor)
             self.options.on_progress(self._weights_done, self.layout.parameters)
 
     def _note(self, number: int, first: int, rows: int) -> None:

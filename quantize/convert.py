@@ -59,7 +59,9 @@ class CheckpointConversion:
         Raises TokenizerDiffers, NoSpace.
         """
         architecture = architecture_of(self.config.model_class)
-        self._vocabulary = self._vocabulary or Vocabulary(self.folder, self.config.fields, self.config.vocabulary)
+        self._vocabulary = self._vocabulary or Vocabulary(
+            self.folder, self.config.fields, self.config.vocabulary, architecture.name
+        )
         general = general_keys(self.folder, self.origin, self.config.fields, architecture.name, self.layout.parameters)
         keys = [*general, *architecture.keys(self.config), *self._vocabulary.keys]
         keys += _closing_keys(self.wish, self.imatrix)

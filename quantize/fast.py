@@ -53,7 +53,7 @@ def why_not() -> str | None:
     try:
         numba = importlib.import_module("numba")
     except ImportError as error:  # also raised by a numba that is too old for this numpy
-        return f"Numba cannot be imported: {error}."
+        return f"Numba cannot be imported: {str(error).rstrip('.')}."
     if numba.config.DISABLE_JIT:
         return "NUMBA_DISABLE_JIT is set."
     return None

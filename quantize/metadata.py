@@ -87,9 +87,10 @@ def _model_card(folder: Path) -> dict[str, Any]:
         lines = read_bytes(path, MAX_CARD).decode("utf-8").splitlines()
     except (BadSource, UnicodeDecodeError):
         return {}
-    if lines[:1] != ["---"] or "---" not in lines[1:]:
+    if lines[:1] != ["---"]:
         return {}
-    front = "\n".join(lines[1 : lines.index("---", 1)]) + "\n"
+    end = lines.index("---", 1) if "---" in lines[1:] else len(lines)
+    front = "\n".join(lines[1:end]) + "\n"
     if len(front) > _MOST_FRONT_MATTER:
         return {}
     # Norway's code is no "no", and tabs are spaces: both as llama.cpp's converter reads them.

@@ -42,7 +42,7 @@ class Vocabulary:
     keys: list[Key]
     """For the metadata, in llama.cpp's order."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], vocabulary_size: int) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], vocabulary_size: int, architecture: str) -> None:
         """Raises BadSource, Unsupported."""
         tokenizer = read_tokenizer(folder / "tokenizer.json", vocabulary_size)
         settings_file = folder / "tokenizer_config.json"
@@ -56,7 +56,10 @@ class Vocabulary:
         integer, text, flag = GGUFValueType.UINT32, GGUFValueType.STRING, GGUFValueType.BOOL
         ids, added = special.ids, special.added
         split = _split_name(tokenizer, self._ids[0], (ids.get("bos"), ids.get("eos")))
-        keys = [
+        keys = []
+        if architecture == "llama" and isinstance(prefix := settings.get("add_prefix_space"), bool):
+            keys.append(make_key("tokenizer.ggml.add_space_prefix", prefix, flag))
+        keys += [
             make_key("tokenizer.ggml.model", "gpt2", text),
             make_key("tokenizer.ggml.pre", split, text),
             make_key("tokenizer.ggml.tokens", tokens, GGUFValueType.ARRAY, text),
@@ -171,6 +174,6 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     if not beside.exists():
         return None
     try:
-        return read_bytes(beside, MAX_CARD).decode("utf-8")
+        return read_bytes(beside, MAX_CARD).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise BadSource(f"{beside.name} is not UTF-8.") from error

@@ -111,15 +111,14 @@ class Architecture:
         rope, kind = config.rope, config.rope.get("rope_type")
         if kind in (None, "default", "llama3"):  # llama3 becomes a tensor
             return []
-        factor, context = rope.get("factor"), rope.get("original_max_position_embeddings")
-        if kind not in ("linear", "yarn") or factor is None or (kind == "yarn" and context is None):
+        factor, context = rope.get("factor"), rope.get("original_max_position_embeddings", config.context)
+        if kind not in ("linear", "yarn") or factor is None:
             raise Unsupported(f"Rotary positions of the kind {str(kind)[:40]} are not converted.")
         keys = [
             make_key(f"{self.name}.rope.scaling.type", kind, STRING),
             self._real("rope.scaling.factor", factor),
         ]
         if kind == "yarn":
-            assert context is not None
             keys.append(self._number("rope.scaling.original_context_length", int(context)))
             attention = rope.get("attention_factor", rope.get("attn_factor"))
             for key, value in (

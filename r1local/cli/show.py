@@ -8,12 +8,13 @@ from collections import Counter
 from typing import Any
 
 from r1local import hardware
-from r1local.catalog import load_catalog
+from r1local.catalog import Model, load_catalog
 from r1local.cli.list import ago
 from r1local.cli.output import Output, size
 from r1local.gguf_header import read_header
 from r1local.gguf_types import TENSOR_TYPES, ArrayInfo, GgufHeader
 from r1local.plan import default_context, kv_bytes_per_token
+from r1local.prepare import file_types, sizes_of
 from r1local.store import LocalModel, find
 from r1local.store.usage import last_used
 from r1local.terminal import clean_line
@@ -83,6 +84,8 @@ def describe(local: LocalModel, header: GgufHeader) -> dict[str, dict[str, Any]]
     if model is not None and model.scores:
         facts["scores"] = {**model.scores, "source": model.scores_source}
     facts["memory"] = _memory(header)
+    if sizes := _other_sizes(model):
+        facts["tensors in other types"] = sizes
     facts["metadata"] = {key: _value(value) for key, value in header.metadata.items()}
     return facts
 
@@ -116,6 +119,15 @@ def _memory(header: GgufHeader) -> dict[str, str]:
         "KV cache": f"{size(cache)} for the {context:,} tokens of context a chat would get now",
         "together": f"{size(header.file_size + cache)}, and {size(machine.memory_available)} are free",
     }
+
+
+def _other_sizes(model: Model | None) -> dict[str, str]:
+    """What the model's tensors would take in each type; nothing for kinds that are not converted."""
+    if model is None:
+        return {}
+    types = [quantization.name for quantization in load_catalog().quantizations]
+    sizes = sizes_of(model, [name for name in types if name in file_types()])
+    return {name: f"{count:,} bytes ({size(count)})" for name, count in sizes.items()}
 
 
 def _length(header: GgufHeader, key: str) -> int:

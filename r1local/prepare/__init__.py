@@ -113,20 +113,33 @@ def planned_size(folder: Path, job: Job) -> int:
         return plan(read_config(folder / CONFIG), job.wish(), has_imatrix=job.imatrix is not None).data_size
 
 
-def exact_sizes(model: Model, types: list[str]) -> dict[str, int]:
-    """Bytes of the tensors of a catalog model in each type, from the catalog's numbers. Raises R1Error."""
+def sizes_of(model: Model, types: list[str]) -> dict[str, int]:
+    """Bytes of the tensors of a catalog model in each type, from the catalog's numbers; nothing for a model whose
+    kind is not converted. Only Llama's factors for long contexts are missing, some hundred bytes.
+    """
     from quantize.architectures import class_of, config_of
+    from quantize.errors import QuantizeError
     from quantize.layout import plan
     from quantize.recipes import Wish
 
-    config = {
+    fields = {
         "hidden_size": model.hidden, "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
         "num_key_value_heads": model.kv_heads, "head_dim": model.head_size, "intermediate_size": model.feed_forward,
         "vocab_size": model.vocabulary,
     }  # fmt: skip
-    with translated():
-        fields = {**config, "architectures": [class_of(model.family)]}
-        return {name: plan(config_of(fields), Wish(name)).data_size for name in types}
+    try:
+        kind = class_of(model.family)
+        for tied in (False, True):
+            config = config_of({**fields, "architectures": [kind], "tie_word_embeddings": tied})
+            if plan(config, Wish("F16")).parameters == model.parameters:
+                # Small types need an importance matrix, and are sized as with one.
+                return {
+                    name: plan(config, Wish(name), has_imatrix=name.startswith(("IQ1", "IQ2"))).data_size
+                    for name in types
+                }
+    except QuantizeError:
+        pass
+    return {}
 
 
 def source_of(name: str, catalog: Catalog) -> Path:
