@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import time
@@ -71,7 +70,6 @@ def _run(given: argparse.Namespace) -> int:
         _print_plan(CheckpointConversion(source, wish, origin_of(source), imatrix).layout)
         return 0
     kernels, cancel, started = Kernels(given.kernels), threading.Event(), time.monotonic()
-    signal.signal(signal.SIGINT, lambda *_: cancel.set())
     options = Options(kernels, given.threads, cancel, _Line())
     if is_folder:
         convert_checkpoint(source, target, wish, options, imatrix=imatrix)

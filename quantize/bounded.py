@@ -19,6 +19,11 @@ MAX_CARD = 1 << 20
 
 # How the shared cache of the Hugging Face tools links a snapshot's files to their blobs.
 _BLOB_LINK = re.compile(r"(?:\.\./)+blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})")
+# And how a blob is linked to the bytes that several repositories share.
+_SHARED_LINK = re.compile(r"(?:\.\./)+blobs/[0-9a-f]{2}/[0-9a-f]{64}")
+# Each pair of brackets becomes an object of some 60 bytes. A vocabulary of Llama has 280,000 pairs.
+_MOST_BRACKETS = 1_000_000
+_HALF_A_CHARACTER = re.compile(rb"\\u[dD][89abAB]")
 
 
 def open_regular(path: Path) -> int:
@@ -33,7 +38,7 @@ def open_regular(path: Path) -> int:
             raise BadSource(f"{path.name} is a link that leads out of its folder.", "Put the file itself there.")
         descriptor = os.open(path, flags)
     except FileNotFoundError:
-        raise BadSource(f"{path.name} is missing in {path.parent}.", "Fetch the whole checkpoint.") from None
+        raise BadSource(f"{path.name} is missing in {path.parent}.", "Check the path, or fetch it again.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", "") or str(error)
         raise BadSource(f"{path.name} cannot be opened: {reason}.") from None
@@ -45,17 +50,25 @@ def open_regular(path: Path) -> int:
 
 def _is_cache_link(path: Path) -> bool:
     link = os.readlink(path)
-    inside = Path(os.path.normpath(path.parent / link))
-    return bool(_BLOB_LINK.fullmatch(link)) and any(
-        parent.parent.name == "snapshots" and inside.parent == parent.parent.parent / "blobs" for parent in path.parents
-    )
+    blob = Path(os.path.normpath(path.parent / link))
+    for parent in path.parents:
+        if parent.parent.name == "snapshots" and blob.parent == parent.parent.parent / "blobs":
+            if not _BLOB_LINK.fullmatch(link):
+                return False
+            if not blob.is_symlink():
+                return True
+            shared = os.readlink(blob)
+            store = parent.parent.parent.parent / "blobs"
+            at = Path(os.path.normpath(blob.parent / shared))
+            return bool(_SHARED_LINK.fullmatch(shared)) and at.parent.parent == store and not at.is_symlink()
+    return False
 
 
 def read_bytes(path: Path, most: int) -> bytes:
     """The whole of a small file. Raises BadSource above `most` bytes."""
     descriptor = open_regular(path)
     with os.fdopen(descriptor, "rb") as file:
-        data = file.read(most + 1)
+        data = file.read(min(most, os.fstat(descriptor).st_size) + 1)
     if len(data) > most:
         raise BadSource(f"{path.name} is larger than {most >> 20} MiB.")
     return data
@@ -79,12 +92,21 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
         return values
 
     try:
+        check_brackets(data)
         value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse_constant)
+        if _HALF_A_CHARACTER.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone half stands for no character
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BadSource(f"{name} is not proper JSON: {_reason(error)}.") from None
     if not isinstance(value, dict):
         raise BadSource(f"{name} does not hold a JSON object.")
     return value
+
+
+def check_brackets(data: bytes) -> None:
+    """Raises ValueError for JSON that would take many times its size in memory."""
+    if data.count(b"[") + data.count(b"{") > _MOST_BRACKETS:
+        raise ValueError("it has too many brackets")
 
 
 def _reason(error: Exception) -> str:

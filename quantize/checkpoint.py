@@ -19,7 +19,7 @@ OPTIONAL = ("tokenizer_config.json", "generation_config.json", "chat_template.ji
 
 # Kept by some trainers, made anew by every program that runs the model.
 _IGNORED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
-_SHARD_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\.safetensors")
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\.safetensors")
 
 
 def shard_names(folder: Path) -> dict[str, list[str] | None]:
@@ -51,4 +51,9 @@ def shard_tensors(folder: Path, shard: str, expected: list[str] | None) -> dict[
     if expected is not None and set(tensors) != set(expected):
         odd = sorted(set(tensors) ^ set(expected))[0]
         raise BadSource(f"{shard} and {INDEX} disagree about the tensor {odd[:80]}.", "Fetch the checkpoint again.")
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_IGNORED)}
+    return {name: tensor for name, tensor in tensors.items() if not is_ignored(name)}
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a tensor is of no use to anybody."""
+    return name.endswith(_IGNORED)

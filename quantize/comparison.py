@@ -19,7 +19,8 @@ from quantize.config import CONFIG
 from quantize.conversion import pair_halves
 from quantize.errors import BadRequest, BadSource
 from quantize.file_types import FLOATS, row_bytes
-from quantize.gguf_format import GgufFile, StoredTensor, read_gguf
+from quantize.gguf_format import StoredTensor
+from quantize.parts import read_parts
 from quantize.positional import read_at
 
 _SLAB_WEIGHTS = 1 << 19
@@ -38,9 +39,18 @@ class TensorReport:
     rmse: float | None = None
     """Root of the mean squared difference; None where nothing was compared."""
     relative: float | None = None
-    """The same in units of the root mean square of the source's weights."""
+    """The same in units of the root mean square of the source's weights; None where these are all zero."""
     cosine: float | None = None
     """Of the angle between both, as one long vector each."""
+    finite: bool = True
+    """Whether all weights, here and there, are numbers."""
+
+    @property
+    def badness(self) -> float:
+        """Sorts the worst first, and behind everything what was not compared."""
+        if not self.finite or (self.rmse and self.relative is None):
+            return math.inf
+        return -1.0 if self.relative is None else self.relative
 
     @property
     def weights(self) -> int:
@@ -59,10 +69,10 @@ class _Place:
     paired_heads: int = 0
 
 
-def inspect_file(path: Path) -> tuple[GgufFile, list[TensorReport]]:
-    """The header of a GGUF and its tensors in the order of the file. Raises BadSource."""
-    header = read_gguf(path)
-    return header, [TensorReport(t.name, t.type, t.shape, t.size) for t in header.tensors]
+def inspect_file(path: Path) -> list[TensorReport]:
+    """The tensors of a GGUF in the order of the file, or of all its parts. Raises BadSource, BadRequest."""
+    parts = read_parts(path)
+    return [TensorReport(t.name, t.type, t.shape, t.size) for part in parts for t in part.tensors]
 
 
 def compare(
@@ -72,11 +82,11 @@ def compare(
 
     on_progress(weights done, of all) may raise to stop. Raises BadSource, BadRequest when they are not of one model.
     """
-    header = read_gguf(path)
+    tensors = [(part.path, tensor) for part in read_parts(path) for tensor in part.tensors]
     places = _places(source)
-    total, done = sum(tensor.weights for tensor in header.tensors), 0
+    total, done = sum(tensor.weights for _, tensor in tensors), 0
     reports = []
-    for tensor in header.tensors:
+    for file, tensor in tensors:
         place = places.get(tensor.name)
         if place is None:
             if tensor.name != "rope_freqs.weight":  # is in no checkpoint
@@ -85,21 +95,21 @@ def compare(
             continue
         if place.stored.shape != tensor.shape:
             raise BadRequest(f"{tensor.name} has another shape in {source.name}: it is another model.")
-        reports.append(_compared(path, tensor, place, threads))
+        reports.append(_compared(file, tensor, place, threads))
         done += tensor.weights
         on_progress(done, total)
-    return sorted(reports, key=lambda report: -1.0 if report.relative is None else report.relative, reverse=True)
+    return sorted(reports, key=lambda report: report.badness, reverse=True)
 
 
 def _places(source: Path) -> dict[str, _Place]:
     if not source.is_dir():
-        return {tensor.name: _Place(source, tensor) for tensor in read_gguf(source).tensors}
+        return {tensor.name: _Place(part.path, tensor) for part in read_parts(source) for tensor in part.tensors}
     config = read_config(source / CONFIG)
     wanted = {tensor.source: tensor for tensor in architecture_of(config.model_class).tensors(config)}
     places = {}
     for shard, names in shard_names(source).items():
         for name, stored in shard_tensors(source, shard, names).items():
-            if name in wanted and stored.type in FLOATS:
+            if name in wanted and stored.type in FLOATS and stored.shape == wanted[name].shape:
                 places[wanted[name].name] = _Place(source / shard, stored, wanted[name].paired_heads)
     return places
 
@@ -111,6 +121,7 @@ def _compared(path: Path, tensor: StoredTensor, place: _Place, threads: int) -> 
         whole = tensor.rows // heads if heads and tensor.rows > 1 else 1
         step = max(1, _SLAB_WEIGHTS // (tensor.width * whole)) * whole
 
+        @np.errstate(all="ignore")
         def sums(first: int) -> tuple[float, float, float, float]:
             rows = min(step, tensor.rows - first)
             made = _floats(path, ours, tensor, first, rows)
@@ -126,11 +137,13 @@ def _compared(path: Path, tensor: StoredTensor, place: _Place, threads: int) -> 
     finally:
         os.close(ours)
         os.close(theirs)
-    error, made, given, product = (math.fsum(column) for column in zip(*parts, strict=True))
+    error, made, given, product = (sum(column) for column in zip(*parts, strict=True))
+    if not all(map(math.isfinite, (error, made, given))):
+        return TensorReport(tensor.name, tensor.type, tensor.shape, tensor.size, finite=False)
     rmse = math.sqrt(error / tensor.weights)
     size = math.sqrt(given / tensor.weights)
     cosine = product / math.sqrt(made * given) if made and given else (1.0 if made == given else 0.0)
-    relative = rmse / size if size else (0.0 if rmse == 0 else math.inf)
+    relative = rmse / size if size else (None if rmse else 0.0)
     return TensorReport(tensor.name, tensor.type, tensor.shape, tensor.size, rmse, relative, min(1.0, cosine))
 
 

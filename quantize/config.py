@@ -11,6 +11,8 @@ from quantize.errors import BadSource, Unsupported
 CONFIG = "config.json"
 _MOST_LAYERS = 512  # what the C library's arrays hold
 _MOST = 1 << 31
+_MOST_TOKENS = 4_000_000
+_MOST_REAL = 1e30  # far within what GGUF's floats hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ def check_config(fields: dict[str, Any], defaults: Mapping[str, Any]) -> ModelCo
     hidden, layers = _size(fields, "hidden_size"), _size(fields, "num_hidden_layers")
     heads = _size(fields, "num_attention_heads")
     kv_heads = _size(fields, "num_key_value_heads", heads)
-    if layers > _MOST_LAYERS:
-        raise BadSource(f"{CONFIG} speaks of {layers} layers.")
+    vocabulary = _size(fields, "vocab_size")
+    if layers > _MOST_LAYERS or vocabulary > _MOST_TOKENS:
+        raise BadSource(f"{CONFIG} speaks of {layers} layers and {vocabulary} tokens.")
     if heads % kv_heads:
         raise BadSource(f"{CONFIG} has {heads} heads in groups of {kv_heads}.")
     if fields.get("head_dim") is None and hidden % heads:
@@ -70,7 +73,7 @@ def check_config(fields: dict[str, Any], defaults: Mapping[str, Any]) -> ModelCo
         raise BadSource(f"{CONFIG} has no sensible rms_norm_eps.")
     return ModelConfig(
         fields, name, hidden, layers, heads, kv_heads, head_size, _size(fields, "intermediate_size"),
-        _size(fields, "vocab_size"),
+        vocabulary,
         _size(fields, "max_position_embeddings"), epsilon, fields.get("tie_word_embeddings") is True, _rope(fields),
     )  # fmt: skip
 
@@ -80,16 +83,19 @@ def _rope(fields: dict[str, Any]) -> dict[str, Any]:
     rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise BadSource(f"{CONFIG} has a rope_scaling that is no object.")
-    rope = dict(rope)
-    kind = rope.setdefault("rope_type", rope.get("type"))
+    rope = {name: value for name, value in rope.items() if value is not None}
+    if "type" in rope:
+        rope.setdefault("rope_type", rope["type"])
     for name in ("rope_theta", "original_max_position_embeddings"):
-        if name not in rope and fields.get(name) is not None:
-            rope[name] = fields[name]
-    if kind is not None and not isinstance(kind, str):
+        if fields.get(name) is not None:
+            rope.setdefault(name, fields[name])
+    if not isinstance(rope.get("rope_type", ""), str):
         raise BadSource(f"{CONFIG} has a rope_type that is no text.")
-    for name, value in rope.items():
-        if name not in ("rope_type", "type") and value is not None:
-            _number(rope, name)
+    for name in rope:
+        if name not in ("rope_type", "type") and (_number(rope, name) or 0) < 0:
+            raise BadSource(f"{CONFIG} has a negative {name}.")
+    if "original_max_position_embeddings" in rope:
+        _size(rope, "original_max_position_embeddings")
     return rope
 
 
@@ -97,7 +103,7 @@ def _number(fields: dict[str, Any], name: str, default: float | None = None) -> 
     value = fields.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST_REAL:
         raise BadSource(f"{CONFIG} has a {name} that is no number.")
     return value
 

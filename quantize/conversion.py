@@ -7,6 +7,7 @@ process. An unfinished result lies beside the target as NAME.part with a journal
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import threading
@@ -24,10 +25,10 @@ from quantize import ggml
 from quantize.bounded import open_regular
 from quantize.errors import BadRequest, BadSource, NoSpace
 from quantize.file_types import row_bytes
-from quantize.gguf_format import Key, StoredTensor, write_header
+from quantize.gguf_format import Key, StoredTensor, padded, write_header
 from quantize.imatrix import Imatrix
-from quantize.journal import Journal
-from quantize.kernels import Kernels
+from quantize.journal import Journal, journal_of
+from quantize.kernels import Kernels, fits
 from quantize.layout import Layout, Planned
 from quantize.positional import read_at, write_at
 from quantize.recipes import Chosen, needs_imatrix
@@ -70,7 +71,7 @@ class Conversion:
             identity.update(values.tobytes())
         self._check_importance()
         self.part = target.with_name(target.name + ".part")
-        self._journal = Journal(target.with_name(target.name + ".part.journal"), identity.hexdigest())
+        self._journal = Journal(journal_of(target), identity.hexdigest())
         self._numbers = {planned.wanted.name: number for number, planned in enumerate(layout.tensors)}
         self._done: dict[int, dict[int, int]] = {number: {} for number in self._numbers.values()}
         self._weights_done = 0
@@ -107,6 +108,9 @@ class Conversion:
                 os.ftruncate(self._descriptor, 0)
             os.ftruncate(self._descriptor, self.size)
             write_at(self._descriptor, self._header, 0)
+            for stored in self.layout.stored:
+                end = len(self._header) + stored.offset + stored.size
+                write_at(self._descriptor, bytes(padded(stored.size) - stored.size), end)
             for number, first, rows, _ in kept:
                 self._note(number, first, rows)
             self._journal.open(kept)
@@ -215,7 +219,8 @@ class Conversion:
             raise BadSource(f"{path.name} ends in the middle of {source.name}.", "Fetch the checkpoint again.")
         floats = self._buffer("floats", rows * width, np.float32)
         ggml.widen(source.type, raw, floats)
-        if not np.isfinite(floats.max()) or not np.isfinite(floats.min()):
+        largest = max(float(floats.max()), -float(floats.min()))
+        if not math.isfinite(largest):
             raise BadSource(
                 f"{source.name} holds a value that is not finite, between rows {first} and {first + rows}.",
                 "The checkpoint is damaged: fetch it again.",
@@ -228,7 +233,9 @@ class Conversion:
             return
         out = self._buffer("out", row_bytes(planned.stored.type, rows * width), np.uint8).reshape(rows, -1)
         importance = self._importance(planned)
-        if not self.options.kernels.quantize(planned.stored.type, weights, out, importance):
+        if not fits(planned.stored.type, largest) or not self.options.kernels.quantize(
+            planned.stored.type, weights, out, importance
+        ):
             raise BadSource(
                 f"{source.name} has weights too large for {planned.stored.type}, "
                 f"between rows {first} and {first + rows}.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,20 +10,21 @@ from gguf import GGML_QUANT_VERSION, GGUFValueType
 
 from quantize.architectures import architecture_of, read_config
 from quantize.architectures.decoder import Wanted
-from quantize.checkpoint import shard_names, shard_tensors
+from quantize.checkpoint import INDEX, is_ignored, shard_names, shard_tensors
 from quantize.config import CONFIG, ModelConfig
 from quantize.conversion import Conversion, Options
 from quantize.errors import BadRequest, BadSource, QuantizeError, Unsupported
 from quantize.file_types import FLOATS, file_type_number
-from quantize.gguf_format import GgufFile, Key, StoredTensor, make_key, read_gguf
+from quantize.gguf_format import GgufFile, Key, StoredTensor, make_key
 from quantize.imatrix import Imatrix
 from quantize.layout import Layout, Planned, arrange, plan
 from quantize.metadata import Origin, general_keys
+from quantize.parts import read_parts
 from quantize.recipes import Shape, Wish
 from quantize.vocabulary import Vocabulary
 
-_SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _CONVERTED = ("qwen2", "qwen3", "llama")
+_MOST_LAYERS = 512  # what the C library's arrays hold, of heads as well
 
 
 class CheckpointConversion:
@@ -42,7 +42,33 @@ class CheckpointConversion:
         output_type = self._output_type() if wish.leave_output else ""
         self.layout: Layout = plan(self.config, wish, has_imatrix=imatrix is not None, output_type=output_type)
         self._by_source = {p.wanted.source: p for p in self.layout.tensors if p.wanted.source}
+        self._check_index()
         self._vocabulary: Vocabulary | None = None
+
+    def _check_index(self) -> None:
+        """Whether the index speaks of the model that config.json describes: known before any shard is here."""
+        listed: set[str] = set()
+        for names in self.shards.values():
+            if names is None:
+                return
+            listed.update(name for name in names if not is_ignored(name))
+        for name in sorted(listed - set(self._by_source)):
+            self._refuse_unknown(INDEX, name)
+        self._refuse_missing(set(self._by_source) - listed)
+
+    def _refuse_unknown(self, where: str, name: str) -> None:
+        if name == "lm_head.weight" and self.config.tied:
+            return  # a copy of the embedding
+        raise BadSource(
+            f"{where} holds {name[:80]}, which no {self.config.model_class[:80]} has: without it the result would be "
+            "another model."
+        )
+
+    def _refuse_missing(self, names: set[str]) -> None:
+        if names:
+            raise BadSource(
+                f"The checkpoint lacks {len(names)} tensors, {min(names)} among them.", "Fetch the whole checkpoint."
+            )
 
     def _output_type(self) -> str:
         """The type of lm_head, where its shard is here already."""
@@ -93,22 +119,15 @@ class CheckpointConversion:
                 if planned.wanted.source in found:
                     raise BadSource(f"{planned.wanted.source} is in two shards.")
                 found.add(planned.wanted.source)
-        if missing := sorted(set(self._by_source) - found):
-            raise BadSource(
-                f"The checkpoint lacks {len(missing)} tensors, {missing[0]} among them.", "Fetch the whole checkpoint."
-            )
+        self._refuse_missing(set(self._by_source) - found)
 
     def _sources(self, shard: str) -> list[tuple[Planned, Path, StoredTensor]]:
         sources = []
         for name, stored in shard_tensors(self.folder, shard, self.shards[shard]).items():
             planned = self._by_source.get(name)
             if planned is None:
-                if name == "lm_head.weight" and self.config.tied:
-                    continue  # a copy of the embedding
-                raise BadSource(
-                    f"{shard} holds {name[:80]}, which no {self.config.model_class} has: without it the result would "
-                    "be another model."
-                )
+                self._refuse_unknown(shard, name)
+                continue
             if stored.shape != planned.wanted.shape:
                 raise BadSource(
                     f"{name[:80]} has the shape {list(stored.shape)[:8]}, and config.json speaks of "
@@ -145,13 +164,15 @@ def requantize(
 
     from_quantized: whether weights that lost something already may lose more.
     """
-    parts = _parts(source)
+    parts = read_parts(source)
     header = parts[0]
     architecture = str(header.value("general.architecture", ""))
     if architecture not in _CONVERTED or header.value(f"{architecture}.expert_count", 0):
         raise Unsupported(
             f"Models of the kind {architecture[:40]} are not quantized.", f"There are {', '.join(_CONVERTED)}."
         )
+    if target.exists() and any(target.samefile(part.path) for part in parts):
+        raise BadRequest(f"{target.name} cannot be made of itself.", "Name another file.")
     places = {tensor.name: (part.path, tensor) for part in parts for tensor in part.tensors}
     wanted = [Wanted(tensor.name, tensor.name, tensor.shape) for _, tensor in places.values()]
     types = {name: tensor.type for name, (_, tensor) in places.items()}
@@ -173,24 +194,14 @@ def requantize(
     return layout
 
 
-def _parts(source: Path) -> list[GgufFile]:
-    """The headers of all files of a model. Raises BadSource."""
-    split = _SPLIT.fullmatch(source.name)
-    count = int(split["count"]) if split else 1
-    if split is None or count == 1:
-        return [read_gguf(source)]
-    if int(split["number"]) != 1:
-        raise BadRequest(f"{source.name} is a later part of a model.", "Name the first one.")
-    names = [f"{split['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
-    return [read_gguf(source.with_name(name)) for name in names]
-
-
 def _shape(header: GgufFile, architecture: str) -> Shape:
     def number(key: str, default: int) -> int:
-        value = header.value(f"{architecture}.{key}", default)
-        if not isinstance(value, int) or not 0 < value < 1 << 20:
+        found = next((entry for entry in header.keys if entry.name == f"{architecture}.{key}"), None)
+        if found is None:
+            return default
+        if found.type != GGUFValueType.UINT32 or not 0 < found.value <= _MOST_LAYERS:
             raise BadSource(f"{header.path.name} has a {key} that makes no sense.")
-        return value
+        return int(found.value)
 
     heads = number("attention.head_count", 1)
     return Shape(architecture, number("block_count", 1), heads, number("attention.head_count_kv", heads))

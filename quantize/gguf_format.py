@@ -7,14 +7,14 @@ ggml/docs/gguf.md and ggml/include/gguf.h of llama.cpp.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from quantize.bounded import open_regular
@@ -45,7 +45,7 @@ class Key:
 
     name: str
     type: GGUFValueType
-    payload: bytes
+    payload: bytes | bytearray
     """The value as it stands in the file; of an array with its element type and count in front."""
 
     @property
@@ -73,14 +73,19 @@ def make_key(name: str, value: Any, kind: GGUFValueType, element: GGUFValueType 
     """A value as GGUF stores it. `element` is the type of an array's elements."""
     if kind == GGUFValueType.ARRAY:
         assert element is not None
-        return Key(name, kind, struct.pack("<IQ", element, len(value)) + _elements(value, element))
+        return Key(name, kind, _array(value, element))
     return Key(name, kind, _string(value) if kind == GGUFValueType.STRING else struct.pack(_SCALARS[kind], value))
 
 
-def _elements(values: Sequence[Any], element: GGUFValueType) -> bytes:
+def _array(values: Sequence[Any], element: GGUFValueType) -> bytearray:
+    """One buffer from the start: a vocabulary is written through memory once."""
+    payload = bytearray(struct.pack("<IQ", element, len(values)))
     if element == GGUFValueType.STRING:
-        return b"".join(_string(value) for value in values)
-    return struct.pack(f"<{len(values)}{_SCALARS[element][1]}", *values)
+        for value in values:
+            payload += _string(value)
+    else:
+        payload += np.asarray(values, _SCALARS[element].replace("?", "b")).tobytes()
+    return payload
 
 
 def _string(text: str) -> bytes:
@@ -127,7 +132,7 @@ def padded(size: int) -> int:
 def write_header(keys: Iterable[Key], tensors: Sequence[StoredTensor]) -> bytes:
     """Everything in front of the tensors' data, its padding included."""
     keys = list(keys)
-    parts = [_MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(keys))]
+    parts: list[bytes | bytearray] = [_MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(keys))]
     for key in keys:
         parts += [_string(key.name), struct.pack("<I", key.type), key.payload]
     for tensor in tensors:
@@ -154,22 +159,17 @@ class GgufFile:
 
 def read_gguf(path: Path) -> GgufFile:
     """The header of one file, every count checked against the bytes there are. Raises BadSource."""
-    descriptor = open_regular(path)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size < 24:
-            raise BadSource(f"{path.name} is too short for a GGUF file.")
-        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(path, data, size).read()
-    except (struct.error, ValueError, OverflowError) as error:
-        raise BadSource(f"{path.name} is damaged: {error}.") from None
-    finally:
-        os.close(descriptor)
+    # Read, not mapped: a file that is cut off under a mapping kills the process.
+    with os.fdopen(open_regular(path), "rb", buffering=1 << 20) as file:
+        try:
+            return _Reader(path, file, os.fstat(file.fileno()).st_size).read()
+        except (struct.error, ValueError, OverflowError) as error:
+            raise BadSource(f"{path.name} is damaged: {error}.") from None
 
 
 class _Reader:
-    def __init__(self, path: Path, data: mmap.mmap, size: int) -> None:
-        self.path, self.data, self.size, self.position = path, data, size, 0
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self.path, self.file, self.size, self.position = path, file, size, 0
 
     def read(self) -> GgufFile:
         if self._take(4) != _MAGIC:
@@ -181,9 +181,9 @@ class _Reader:
         keys = [self._key() for _ in range(n_keys)]
         if len({key.name for key in keys}) != n_keys:
             raise self._bad("a key stands there twice")
-        alignment = next((key.value for key in keys if key.name == "general.alignment"), ALIGNMENT)
-        if alignment != ALIGNMENT:
-            raise self._bad(f"its alignment is {alignment}, and only {ALIGNMENT} is in use")
+        alignment = next((key for key in keys if key.name == "general.alignment"), None)
+        if alignment is not None and (alignment.type != GGUFValueType.UINT32 or alignment.value != ALIGNMENT):
+            raise self._bad(f"it has another alignment than {ALIGNMENT}, which alone is in use")
         found = [self._tensor() for _ in range(n_tensors)]
         if len({tensor.name for tensor in found}) != n_tensors:
             raise self._bad("a tensor stands there twice")
@@ -204,7 +204,10 @@ class _Reader:
         if count > self.size - self.position:
             raise self._bad("it ends in the middle of its header")
         self.position += count
-        return self.data[self.position - count : self.position]
+        data = self.file.read(count)
+        if len(data) != count:
+            raise self._bad("it was cut off while it was read")
+        return data
 
     def _number(self, layout: str) -> int:
         return int(struct.unpack(layout, self._take(struct.calcsize(layout)))[0])
@@ -230,7 +233,9 @@ class _Reader:
             self._skip_array(name)
         else:
             self._take(struct.calcsize(_SCALARS[kind]))
-        return Key(name, kind, self.data[start : self.position])
+        end, self.position = self.position, start
+        self.file.seek(start)
+        return Key(name, kind, self._take(end - start))
 
     def _skip_array(self, name: str) -> None:
         element, count = self._number("<I"), self._count(_MAX_ELEMENTS)

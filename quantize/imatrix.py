@@ -21,6 +21,7 @@ from quantize.gguf_format import Key, StoredTensor, make_key, read_gguf
 
 _MOST_BYTES = 1 << 30
 _MOST_ENTRIES = 100_000
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +36,40 @@ class Imatrix:
     def keys(self) -> list[Key]:
         """What llama-quantize writes of it, with the file's name alone: a path of this machine is nobody's business."""
         integer, text = GGUFValueType.UINT32, GGUFValueType.STRING
-        found = [make_key("quantize.imatrix.file", self.path.name.encode()[:127].decode("utf-8", "ignore"), text)]
+        found = [
+            make_key(
+                "quantize.imatrix.file", self.path.name.encode("utf-8", "replace")[:127].decode("utf-8", "ignore"), text
+            )
+        ]
         if self.dataset:
-            dataset = self.dataset.encode()[:127].decode("utf-8", "ignore")
+            dataset = self.dataset.encode("utf-8", "replace")[:127].decode("utf-8", "ignore")
             found.append(make_key("quantize.imatrix.dataset", dataset, text))
         found.append(make_key("quantize.imatrix.entries_count", len(self.columns), integer))
-        if self.chunks > 0:
+        if 0 < self.chunks < 1 << 31:
             found.append(make_key("quantize.imatrix.chunks_count", self.chunks, integer))
         return found
 
 
 def read_imatrix(path: Path) -> Imatrix:
     """Raises BadSource for a damaged file, and for values that are no finite numbers."""
-    descriptor = open_regular(path)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
+        descriptor = open_regular(path)
+    except BadSource as error:
+        raise BadSource(error.message, "Check the path of the importance matrix.") from None
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
         size = os.fstat(descriptor).st_size
         if size > _MOST_BYTES:
             raise BadSource(f"{path.name} is too large for an importance matrix.")
         start = file.read(4)
-        data = b"" if start == b"GGUF" else start + file.read()
+        file.seek(0)
+        data = b"" if start == b"GGUF" else file.read()
     imatrix = _from_gguf(path) if start == b"GGUF" else _from_legacy(path, data)
     if not imatrix.columns:
         raise BadSource(f"{path.name} is an importance matrix without entries.")
     for name, values in imatrix.columns.items():
-        if not np.isfinite(values).all():
-            raise BadSource(f"{path.name} holds a value for {name[:80]} that is not finite.")
+        # Mean squares of activations: the search for a grid point breaks down where their products overflow.
+        if not ((values >= 0) & (values < _LARGEST)).all():
+            raise BadSource(f"{path.name} holds a value for {name[:80]} that is no importance.")
     return imatrix
 
 
@@ -77,6 +87,8 @@ def _from_gguf(path: Path) -> Imatrix:
         if counts is None or sums.type != "F32" or counts.type != "F32" or sums.weights % counts.weights:
             raise BadSource(f"{path.name} has no proper counts for {weight[:80]}.")
         values, seen = _floats(path, sums).reshape(counts.weights, -1), np.rint(_floats(path, counts))
+        if not np.isfinite(seen).all() or (seen < 0).any():
+            raise BadSource(f"{path.name} has counts for {weight[:80]} that are none.")
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = values / seen.astype(np.float32)[:, None]
         columns[weight] = np.ascontiguousarray(np.where(seen[:, None] > 0, mean, np.float32(1)).reshape(-1))

@@ -10,6 +10,11 @@ from pathlib import Path
 _FIRST = "r1local conversion 1"
 
 
+def journal_of(target: Path) -> Path:
+    """The journal of an unfinished file."""
+    return target.with_name(target.name + ".part.journal")
+
+
 class Journal:
     """Lines of text beside the unfinished file: which rows of which tensor are in it, with their checksum.
 
@@ -32,7 +37,7 @@ class Journal:
             return
         for line in text[len(self._start) :].split("\n")[:-1]:
             numbers = line.split(" ")
-            if len(numbers) != 5 or not all(number.isdecimal() for number in numbers):
+            if len(numbers) != 5 or not all(number.isdecimal() and len(number) < 20 for number in numbers):
                 return
             *entry, check = map(int, numbers)
             if check != _check(entry):
@@ -42,7 +47,9 @@ class Journal:
     def open(self, entries: list[tuple[int, int, int, int]]) -> None:
         """Start writing, with what was found to be right in front."""
         beside = self.path.with_name(self.path.name + ".new")
-        beside.write_text(self._start + "".join(map(_line, entries)), "ascii")
+        beside.unlink(missing_ok=True)
+        with beside.open("x", encoding="ascii") as file:  # never through a link that somebody left there
+            file.write(self._start + "".join(map(_line, entries)))
         os.replace(beside, self.path)
         self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0))
 

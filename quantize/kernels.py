@@ -12,6 +12,16 @@ Choice = Literal["auto", "c", "fast"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
+# The grids of the IQ types are searched with products of four weights; where these overflow, the C library ends the
+# process. Weights of models are below 1,000.
+_LARGEST = 1e9
+
+
+def fits(block_type: str, largest: float) -> bool:
+    """Whether weights up to that absolute value can be handed to a quantizer."""
+    return largest < _LARGEST or not block_type.startswith("IQ")
+
+
 class Kernels:
     """Quantizers of every type. Threads may use one object together."""
 

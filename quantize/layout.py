@@ -89,7 +89,11 @@ def arrange(
     planned, offset = [], 0
     for choice in chosen:
         tensor = by_name[choice.name]
-        stored = StoredTensor(tensor.name, choice.type, tensor.shape, offset)
+        # The C library writes no dimensions of one row; the width stays.
+        dimensions = tensor.shape
+        while len(dimensions) > 1 and dimensions[0] == 1:
+            dimensions = dimensions[1:]
+        stored = StoredTensor(tensor.name, choice.type, dimensions, offset)
         planned.append(Planned(tensor, stored, choice.demoted_from))
         offset += padded(stored.rows * row_bytes(choice.type, stored.width))
     return Layout(wish.file_type, tuple(planned))

@@ -17,6 +17,7 @@ from quantize.bounded import MAX_CARD, MAX_CONFIG, read_bytes, read_json
 from quantize.errors import BadSource
 from quantize.gguf_format import Key, make_key
 
+_MOST_NAME = 200
 _MOST_FRONT_MATTER = 64 << 10  # characters; YAML is slow, and cards have one or two thousand
 # generation_config.json says how its publisher samples: names there, and fields of gguf.Metadata.
 _SAMPLING = {
@@ -44,11 +45,13 @@ class Origin:
 
 def general_keys(folder: Path, origin: Origin, config: dict[str, Any], architecture: str, parameters: int) -> list[Key]:
     """In the order of llama.cpp's converter. Raises BadSource."""
+    called = config.get("_name_or_path")
+    called = {"_name_or_path": called} if isinstance(called, str) and len(called) <= _MOST_NAME else {}
     try:
         metadata = gguf.Metadata.apply_metadata_heuristic(
-            gguf.Metadata(), _model_card(folder), config, Path(origin.name), parameters
+            gguf.Metadata(), _model_card(folder), called, Path(origin.name), parameters
         )
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError):
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # A card that is not made as cards are; its facts are a courtesy, the weights are not.
         metadata = gguf.Metadata.apply_metadata_heuristic(gguf.Metadata(), {}, {}, Path(origin.name), parameters)
     for field, value in _sampling(folder).items():
@@ -69,13 +72,16 @@ def general_keys(folder: Path, origin: Origin, config: dict[str, Any], architect
 def _key(name: str, value: gguf.gguf_writer.GGUFValue) -> Key | None:
     """None for what a card put where something else belongs."""
     content = value.value
-    if value.type == GGUFValueType.ARRAY:
-        if not all(isinstance(item, str) for item in content):
+    try:
+        if value.type == GGUFValueType.ARRAY:
+            if not all(isinstance(item, str) for item in content):
+                return None
+            return make_key(name, content, value.type, GGUFValueType.STRING)
+        if value.type == GGUFValueType.STRING and not isinstance(content, str):
             return None
-        return make_key(name, content, value.type, GGUFValueType.STRING)
-    if value.type == GGUFValueType.STRING and not isinstance(content, str):
+        return make_key(name, content, value.type)
+    except UnicodeEncodeError:  # half a character, which YAML can write
         return None
-    return make_key(name, content, value.type)
 
 
 def _model_card(folder: Path) -> dict[str, Any]:
@@ -96,10 +102,19 @@ def _model_card(folder: Path) -> dict[str, Any]:
     # Norway's code is no "no", and tabs are spaces: both as llama.cpp's converter reads them.
     front = front.replace("- no\n", '- "no"\n').replace("\t", "  ")
     try:
-        card = yaml.safe_load(front)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        card = yaml.load(front, _PlainLoader)
+    except (yaml.YAMLError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         return {}
     return card if isinstance(card, dict) else {}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without references to what stood above: ten lines of them can mean billions of entries."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a card needs no aliases")
+        return super().compose_node(parent, index)
 
 
 def _sampling(folder: Path) -> dict[str, float]:

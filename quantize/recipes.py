@@ -169,10 +169,14 @@ class _Mix:
         """llama_tensor_get_type."""
         if not is_quantized(name, dimensions) or (self.wish.leave_output and name == "output.weight"):
             return Chosen(name, source)
-        if self.wish.embedding_type and name == "token_embd.weight":
-            return Chosen(name, self.wish.embedding_type)
-        if self.wish.output_type and name == "output.weight":
-            return Chosen(name, self.wish.output_type)
+        named = {"token_embd.weight": self.wish.embedding_type, "output.weight": self.wish.output_type}.get(name)
+        if named:
+            if dimensions[-1] % block_weights(named):
+                raise BadRequest(
+                    f"{name} has rows of {dimensions[-1]} weights, and {named} takes {block_weights(named)} together.",
+                    "Take Q8_0 or F16 for it.",
+                )
+            return Chosen(name, named)
         wanted = DEFAULT_TYPES[self.wish.file_type]
         if wanted in FLOATS:
             return Chosen(name, wanted)

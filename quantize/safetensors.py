@@ -7,13 +7,12 @@ https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import json
-import math
 import os
 import struct
 from pathlib import Path
 from typing import Any
 
-from quantize.bounded import open_regular
+from quantize.bounded import check_brackets, open_regular
 from quantize.errors import BadSource
 from quantize.gguf_format import StoredTensor
 
@@ -62,11 +61,13 @@ def _parse(header: bytes) -> dict[str, Any]:
 
     if not header.startswith(b"{"):
         raise ValueError("its header does not start with a brace")
+    check_brackets(header)
     entries = json.loads(
         header.decode("utf-8"), object_pairs_hook=once, parse_int=natural, parse_float=refuse, parse_constant=refuse
     )
     assert isinstance(entries, dict)  # it starts with a brace
-    for text in entries:
+    about = entries.get("__metadata__")
+    for text in (*entries, *(json.dumps(about, ensure_ascii=False) if about else "")):
         text.encode("utf-8")  # refuses lone surrogates
     return entries
 
@@ -100,7 +101,11 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
             raise ValueError(f"tensor {name[:80]} has sizes that are no numbers")
     if len(offsets) != 2 or len(shape) > 64:
         raise ValueError(f"tensor {name[:80]} has too many sizes")
-    needed = math.prod(shape) * _ELEMENT_BYTES[dtype]
+    needed = _ELEMENT_BYTES[dtype]
+    for length in shape:
+        needed *= length
+        if needed >= 1 << 63:
+            raise ValueError(f"tensor {name[:80]} is too large")
     if offsets[1] - offsets[0] != needed:
         raise ValueError(f"tensor {name[:80]} has {offsets[1] - offsets[0]} bytes and needs {needed}")
     return offsets[0], offsets[1]

@@ -17,7 +17,6 @@ SPLITS = {
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|" + _REST: "qwen2",
     _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|" + _REST: "llama-bpe",
 }
-_NORMALIZERS = ("NFC",)
 _PROCESSORS = ("ByteLevel", "TemplateProcessing")
 _MOST_ADDED = 10_000
 
@@ -55,6 +54,7 @@ def read_tokenizer(path: Path, most_tokens: int) -> TokenizerJson:
     model = fields.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise Unsupported("The tokenizer is not byte-level BPE.")
+    _check_options(model, fields.get("decoder"))
     vocabulary = _vocabulary(model.get("vocab"), most_tokens)
     added = _added(fields.get("added_tokens") or [], vocabulary, most_tokens)
     _check_normalizer(fields.get("normalizer"))
@@ -68,6 +68,25 @@ def byte_alphabet() -> list[str]:
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+def _check_options(model: dict[str, Any], decoder: Any) -> None:
+    """Nothing that the C library has not, and nothing that the tokenizers package is known to stumble over."""
+    unused = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
+    if any(model.get(option) for option in unused):
+        raise Unsupported("The tokenizer has options that the C library does not know.")
+    if decoder is not None and not (isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"):
+        raise Unsupported("The tokenizer puts tokens together in a way that is not known.")
+
+
+def _steps(step: Any, inner: str) -> list[Any]:
+    """The steps of a Sequence, or the one that stands alone; nothing for what is neither."""
+    if not isinstance(step, dict):
+        return []
+    if step.get("type") != "Sequence":
+        return [] if inner in step else [step]
+    steps = step.get(inner)
+    return steps if isinstance(steps, list) else []
 
 
 def _vocabulary(vocabulary: Any, most: int) -> dict[str, int]:
@@ -124,14 +143,14 @@ def _merges(merges: Any, vocabulary: dict[str, int]) -> list[str]:
 def _check_normalizer(normalizer: Any) -> None:
     if normalizer is None:
         return
-    parts = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else None
-    if not isinstance(parts, list) or not all(isinstance(p, dict) and p.get("type") in _NORMALIZERS for p in parts):
+    parts = _steps(normalizer, "normalizers")
+    if not parts or not all(isinstance(part, dict) and part.get("type") == "NFC" for part in parts):
         raise Unsupported("The tokenizer changes the text in a way that the C library does not.")
 
 
 def _split(pre_tokenizer: Any) -> str:
-    steps = pre_tokenizer.get("pretokenizers", []) if isinstance(pre_tokenizer, dict) else []
-    if isinstance(steps, list) and len(steps) == 2 and all(isinstance(step, dict) for step in steps):
+    steps = _steps(pre_tokenizer, "pretokenizers")
+    if len(steps) == 2 and all(isinstance(step, dict) for step in steps):
         split, level = steps
         pattern = split.get("pattern")
         regex = pattern.get("Regex") if isinstance(pattern, dict) else None
@@ -145,7 +164,7 @@ def _split(pre_tokenizer: Any) -> str:
 def _processors(processor: Any) -> list[dict[str, Any]]:
     if processor is None:
         return []
-    steps = processor.get("processors", [processor]) if isinstance(processor, dict) else None
-    if not isinstance(steps, list) or not all(isinstance(s, dict) and s.get("type") in _PROCESSORS for s in steps):
+    steps = _steps(processor, "processors")
+    if not steps or not all(isinstance(step, dict) and step.get("type") in _PROCESSORS for step in steps):
         raise Unsupported("The tokenizer puts special tokens around a text in a way that is not known.")
     return steps

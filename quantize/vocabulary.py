@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,7 @@ def _run(program: str, question: dict[str, Any]) -> dict[str, Any]:
             input=json.dumps(question).encode(),
             capture_output=True,
             timeout=_TIMEOUT,
+            start_new_session=True,  # Ctrl-C is ours to answer
             env={**os.environ, "PYTHONUTF8": "1"},
         )
     except subprocess.TimeoutExpired:
@@ -140,10 +143,29 @@ def _split_name(tokenizer: TokenizerJson, ids: list[int], around: tuple[int | No
     return tokenizer.split
 
 
-def _token_lists(tokenizer: TokenizerJson, decoded: dict[str, str], size: int) -> tuple[list[str], list[int]]:
-    """The text and the type of every id (get_vocab_base in conversion/base.py). Ids that no token has are filled."""
-    tokens = [f"[PAD{number}]" for number in range(size)]
-    types = [int(TokenType.UNUSED)] * size
+class _Tokens(Sequence[str]):
+    """The text of every id. Ids that no token has are filled, each when it is asked for."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._texts: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __setitem__(self, number: int, text: str) -> None:
+        self._texts[number] = text
+
+    def __getitem__(self, number: Any) -> Any:
+        if number >= self._size:
+            raise IndexError(number)
+        return self._texts.get(number) or f"[PAD{number}]"
+
+
+def _token_lists(tokenizer: TokenizerJson, decoded: dict[str, str], size: int) -> tuple[Sequence[str], Sequence[int]]:
+    """The text and the type of every id (get_vocab_base in conversion/base.py)."""
+    tokens = _Tokens(size)
+    types = array("i", [TokenType.UNUSED]) * size
     for content, number in tokenizer.vocabulary.items():
         tokens[number], types[number] = content, int(TokenType.NORMAL)
     for token in tokenizer.added.values():
@@ -167,8 +189,8 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     if isinstance(template, str):
         return template
     if isinstance(template, list):  # several by name; the default one is the chat
-        by_name = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        default = by_name.get("default")
+        entries = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        default = entries[0].get("template") if entries else None
         return default if isinstance(default, str) else None
     beside = folder / "chat_template.jinja"
     if not beside.exists():

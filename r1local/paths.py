@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -55,6 +56,12 @@ def checksums_file() -> Path:
 def usage_file() -> Path:
     """When each model was last used."""
     return home() / "cache" / "used.json"
+
+
+def lock_file(target: Path) -> Path:
+    """The lock of a file that is being made; not beside it, since a lock's own file must never be deleted."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(target))).hexdigest()[:32]
+    return home() / "cache" / "locks" / f"{name}.lock"
 
 
 def history_file() -> Path:

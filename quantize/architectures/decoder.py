@@ -109,7 +109,7 @@ class Architecture:
 
     def _rope_scaling(self, config: ModelConfig) -> list[Key]:
         rope, kind = config.rope, config.rope.get("rope_type")
-        if kind in (None, "default", "llama3"):  # llama3 becomes a tensor
+        if kind in (None, "default") or (kind == "llama3" and self.made(config)):  # which is a tensor then
             return []
         factor, context = rope.get("factor"), rope.get("original_max_position_embeddings", config.context)
         if kind not in ("linear", "yarn") or factor is None:

@@ -35,7 +35,7 @@ def _factors(config: ModelConfig) -> list[float]:
     base, factor = rope.get("rope_theta", 10000.0), rope.get("factor", 8.0)
     low, high = rope.get("low_freq_factor", 1.0), rope.get("high_freq_factor", 4.0)
     context = rope.get("original_max_position_embeddings", 8192)
-    if not (base > 0 and factor > 0 and 0 < low < high and context > 0):
+    if not (base > 1e-6 and factor > 1e-6 and 1e-6 < low < high < 1e6 and 0 < context < 1 << 40):
         raise BadSource("config.json stretches the context by numbers that make no sense.")
     steps = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(config.head_size)
     # Upstream computes with single precision, element by element: so do these lines.

@@ -33,16 +33,16 @@ def run_inspect(name: str, *, against: str, as_json: bool) -> None:
         transfer.close()
         output.close()
     if as_json:
-        output.json([_as_json(report) for report in found.tensors], indent=2)
+        output.json([_as_json(report) for report in found], indent=2)
         return
     rows: list[tuple[str, ...]] = [("TENSOR", "TYPE", "SHAPE", "BITS", "RMSE", "OFF BY", "COSINE")]
-    rows += [_row(report) for report in found.tensors]
+    rows += [_row(report) for report in found]
     if source is None:
         rows = [row[:4] for row in rows]
     show_table(output, rows, leave_out=("SHAPE", "RMSE", "BITS", "COSINE"))
-    size, weights = sum(report.size for report in found.tensors), sum(report.weights for report in found.tensors)
+    size, weights = sum(report.size for report in found), sum(report.weights for report in found)
     output.line(
-        f"{len(found.tensors)} tensors, {weights:,} weights, {size:,} bytes, {8 * size / max(1, weights):.3f} "
+        f"{len(found)} tensors, {weights:,} weights, {size:,} bytes, {8 * size / max(1, weights):.3f} "
         f"bits a weight. {kernels_here()}"
     )
 
@@ -50,13 +50,17 @@ def run_inspect(name: str, *, against: str, as_json: bool) -> None:
 def _row(report: TensorReport) -> tuple[str, ...]:
     shape = " x ".join(map(str, report.shape))
     row = (report.name, report.type, shape, f"{report.bits:.4g}")
-    if report.rmse is None or report.relative is None or report.cosine is None:
+    if not report.finite:
+        return (*row, "not finite", "-", "-")
+    if report.rmse is None or report.cosine is None:
         return (*row, "-", "-", "-")
-    return (*row, f"{report.rmse:.3g}", f"{report.relative:.3%}", f"{report.cosine:.7f}")
+    relative = "all of it" if report.relative is None else f"{report.relative:.3%}"
+    return (*row, f"{report.rmse:.3g}", relative, f"{report.cosine:.7f}")
 
 
 def _as_json(report: TensorReport) -> dict[str, object]:
     return {
         "name": report.name, "type": report.type, "shape": list(report.shape), "size": report.size,
         "bits_per_weight": report.bits, "rmse": report.rmse, "relative_rmse": report.relative, "cosine": report.cosine,
+        "finite": report.finite,
     }  # fmt: skip

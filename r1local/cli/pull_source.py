@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from r1local.checksums import Checksums
 from r1local.cli.output import Output, seconds
 from r1local.cli.progress import Transfer
 from r1local.cli.pull import PullFlags, ask_about, is_offline, show_progress
-from r1local.cli.quantize import stopping
 from r1local.errors import Offline, UsageError
 from r1local.gguf_header import read_header
 from r1local.hub.client import Client
@@ -21,7 +19,7 @@ from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
 from r1local.hub.names import Reference, parse_reference
 from r1local.hub.pull import Puller
 from r1local.plan import MemoryVerdict, memory_verdict
-from r1local.prepare import Job, kernels_here
+from r1local.prepare import Job, kernels_here, target_for
 from r1local.prepare.from_source import Preparer, SourcePlan, Standing
 from r1local.store import find
 from r1local.units import amount
@@ -31,16 +29,13 @@ _WITHOUT_A_RECOMMENDATION = "Q4_K_M"
 
 def pull_source(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
     """Fetch and convert; the path of the model, or None after a dry run. Raises R1Error, KeyboardInterrupt."""
-    if flags.offline or is_offline():
-        raise Offline(
-            "A checkpoint is wanted from the network, and it is switched off.",
-            "With the checkpoint here: r1local quantize FOLDER",
-        )
     endpoint = configured_endpoint(flags.endpoint)
     reference = parse_reference(flags.name, catalog, endpoint=endpoint)
     if reference.file:
         raise UsageError("A single file is no checkpoint.", "Name the repository: user/repo")
     file_type = flags.quant or reference.quantization or _recommended(reference)
+    if flags.offline or is_offline():
+        return _offline(reference, file_type)
     job = Job(file_type, kernels=flags.kernels, threads=hardware.detect().usable_cores)
     hosts = Hosts(endpoint, configured_token(endpoint, flags.token))
     transfer = Transfer(output, "Fetching", json_lines=flags.json, plain_after=0.0)
@@ -52,27 +47,25 @@ def pull_source(flags: PullFlags, catalog: Catalog, output: Output) -> Path | No
             on_notice=transfer.say, on_wait=transfer.pause,
         )  # fmt: skip
         preparer = Preparer(puller)
-        with stopping(job.cancel):
-            try:
-                plan = preparer.plan(reference, job, revision=flags.revision)
-                transfer.close()
-                memory = _announce(plan, output, flags)
-                if flags.dry_run:
-                    plan.check_space()
-                    return None
-                if not plan.is_made:
-                    plan.check_space()
-                    ask_about(plan.repository, catalog, output, flags, memory)
-                started = time.monotonic()
-                preparer.on_standing = _shower(transfer, plan)
-                path = preparer.run(plan, keep_source=flags.keep_source)
-            except KeyboardInterrupt:
-                transfer.close()
-                if started:
-                    output.line("Stopped. The same command goes on from here.")
-                raise
-            finally:
-                transfer.close()
+        try:
+            plan = preparer.plan(reference, job, revision=flags.revision)
+            transfer.close()
+            memory = _announce(plan, output, flags)
+            plan.check_space(keep_source=flags.keep_source)
+            if flags.dry_run:
+                return None
+            if not plan.is_made:
+                ask_about(plan.repository, catalog, output, flags, memory)
+            started = time.monotonic()
+            preparer.on_standing = _shower(transfer, plan)
+            path = preparer.run(plan, keep_source=flags.keep_source)
+        except KeyboardInterrupt:
+            transfer.close()
+            if started:
+                output.line("Stopped. The same command goes on from here.")
+            raise
+        finally:
+            transfer.close()
     read_header(path)
     if not flags.json:
         took = f"{amount(path.stat().st_size)} in {seconds(time.monotonic() - started)}, tokenizer proved."
@@ -81,22 +74,31 @@ def pull_source(flags: PullFlags, catalog: Catalog, output: Output) -> Path | No
     return path
 
 
+def _offline(reference: Reference, file_type: str) -> Path:
+    repository = reference.model.source if reference.model else reference.repos[0]
+    made = target_for(repository.rpartition("/")[2], Job(file_type).wish().file_type)
+    if made.exists():
+        return made
+    raise Offline(
+        "A checkpoint is wanted from the network, and it is switched off.",
+        "With the checkpoint here: r1local quantize FOLDER",
+    )
+
+
 def _recommended(reference: Reference) -> str:
     return reference.model.recommended if reference.model else _WITHOUT_A_RECOMMENDATION
 
 
 def _shower(transfer: Transfer, plan: SourcePlan) -> Callable[[Standing], None]:
     """One line for both: what has come, and how much of it is converted; once all is here, the conversion alone."""
-    lock = threading.Lock()
     name, size = plan.target.name, plan.size
 
     def show(standing: Standing) -> None:
         share = standing.converted / max(1, standing.to_convert)
-        with lock:
-            if standing.fetched < standing.to_fetch:
-                transfer.update(f"{name} ({share:.0%} converted)", standing.fetched, standing.to_fetch, "Fetching")
-            else:
-                transfer.update(name, int(share * size), size, "Converting")
+        if standing.fetched < standing.to_fetch:
+            transfer.update(f"{name} ({share:.0%} converted)", standing.fetched, standing.to_fetch, "Fetching")
+        else:
+            transfer.update(name, int(share * size), size, "Converting")
 
     return show
 

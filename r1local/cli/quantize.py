@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
+import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,33 +59,17 @@ def run_quantize(flags: QuantizeFlags) -> None:
     def report(done: int, total: int) -> None:
         transfer.update(target.name, done * size // max(1, total), size)
 
-    with stopping(job.cancel):
-        try:
-            convert(source, target, replace(job, on_progress=report))
-        except KeyboardInterrupt:
-            transfer.close()
-            output.line("Stopped. The same command goes on from here.")
-            raise
-        finally:
-            transfer.close()
-            output.close()
+    try:
+        convert(source, target, replace(job, on_progress=report))
+    except KeyboardInterrupt:
+        job.cancel.set()
+        transfer.close()
+        output.line("Stopped. The same command goes on from here.")
+        raise
+    finally:
+        transfer.close()
+        output.close()
     took = seconds(time.monotonic() - started)
     name = find(catalog, str(target)).name if flags.output is None else str(target)
-    output.line(f'{amount(target.stat().st_size)} in {took}. To use it: r1local chat -m {name} "..."')
+    output.line(f'{amount(target.stat().st_size)} in {took}. To use it: r1local chat -m {shlex.quote(name)} "..."')
     output.data(f"{target}\n")
-
-
-@contextmanager
-def stopping(cancel: threading.Event) -> Iterator[None]:
-    """Ctrl-C ends the work at the next slab instead of somewhere in the middle of a thread."""
-
-    def stop(*_: object) -> None:
-        if cancel.is_set():
-            raise KeyboardInterrupt  # asked for twice
-        cancel.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -261,6 +261,17 @@ def held(partials: Path, etag: str) -> int:
     )
 
 
+def taken(partials: Path, etag: str) -> int:
+    """How many bytes of the disk a file's unfinished copies take, those included that are fetched again."""
+    total = 0
+    for folder in _folders(partials):
+        if folder.name.startswith(f"{etag}."):
+            for file in folder.iterdir():
+                status = file.lstat()
+                total += status.st_blocks * 512 if hasattr(status, "st_blocks") else 0
+    return total
+
+
 def _folders(partials: Path) -> list[Path]:
     try:
         return sorted(path for path in partials.iterdir() if _FOLDER.fullmatch(path.name) and not path.is_symlink())

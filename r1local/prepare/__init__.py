@@ -17,7 +17,7 @@ from r1local import paths
 from r1local.catalog import Catalog, Model
 from r1local.errors import DiskFull, EngineError, ModelFileError, ModelNotFound, UnsupportedModel, UsageError
 from r1local.hf_cache import cached_repos
-from r1local.names import is_repo
+from r1local.names import is_repo, split_part
 
 if TYPE_CHECKING:
     from quantize.comparison import TensorReport
@@ -104,13 +104,13 @@ def convert(source: Path, target: Path, job: Job) -> None:
 
 
 def planned_size(folder: Path, job: Job) -> int:
-    """Bytes of the data a checkpoint would become, from its config.json alone. Raises R1Error."""
-    from quantize.architectures import read_config
-    from quantize.config import CONFIG
-    from quantize.layout import plan
+    """Bytes of the data a checkpoint would become, known without its weights. Raises R1Error."""
+    from quantize.convert import CheckpointConversion, origin_of
+    from quantize.imatrix import read_imatrix
 
     with translated():
-        return plan(read_config(folder / CONFIG), job.wish(), has_imatrix=job.imatrix is not None).data_size
+        imatrix = read_imatrix(job.imatrix) if job.imatrix else None
+        return CheckpointConversion(folder, job.wish(), origin_of(folder), imatrix).layout.data_size
 
 
 def sizes_of(model: Model, types: list[str]) -> dict[str, int]:
@@ -170,24 +170,17 @@ def source_of(name: str, catalog: Catalog) -> Path:
     )
 
 
-def compare(path: Path, source: Path | None, *, threads: int, on_progress: Callable[[int, int], None]) -> Comparison:
+def compare(
+    path: Path, source: Path | None, *, threads: int, on_progress: Callable[[int, int], None]
+) -> list[TensorReport]:
     """The tensors of a file, with their errors against `source`, the worst first. Raises R1Error."""
     from quantize.comparison import compare as compare_tensors
     from quantize.comparison import inspect_file
 
     with translated():
-        header, tensors = inspect_file(path)
-        if source is not None:
-            tensors = compare_tensors(path, source, threads=threads, on_progress=on_progress)
-        return Comparison(str(header.value("general.architecture", "")), tensors)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What `compare` found."""
-
-    architecture: str
-    tensors: list[TensorReport]
+        if source is None:
+            return inspect_file(path)
+        return compare_tensors(path, source, threads=threads, on_progress=on_progress)
 
 
 @contextmanager
@@ -220,8 +213,9 @@ def alone(target: Path) -> Iterator[None]:
     """Only one process makes a file. Raises UsageError when another one is at it."""
     from filelock import FileLock, Timeout
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target.with_name(target.name + ".lock"))
+    lock_file = paths.lock_file(target)
+    paths.ensure_folder(lock_file.parent)
+    lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -232,7 +226,6 @@ def alone(target: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def source_name(source: Path) -> str:
@@ -241,8 +234,10 @@ def source_name(source: Path) -> str:
 
     if source.is_dir():
         return origin_of(source).name
-    stem, _, last = source.stem.rpartition("-")
-    return stem if stem and last.upper() in file_types() else source.stem
+    part = split_part(source.name)
+    name = part.stem if part else source.stem
+    stem, _, last = name.rpartition("-")
+    return stem if stem and last.upper() in file_types() else name
 
 
 def target_for(name: str, file_type: str) -> Path:

@@ -19,11 +19,13 @@ from r1local import paths
 from r1local.catalog import Model
 from r1local.errors import DiskFull, NotOffered, UsageError
 from r1local.hf_cache import CachedRepo, cache_folder
+from r1local.hub import partial as partials
 from r1local.hub.names import Reference
 from r1local.hub.pull import Progress, Puller, PullPlan
 from r1local.hub.repository import Offer, RemoteFile, Repository, look_up
 from r1local.names import check_names, check_revision
 from r1local.prepare import Job, alone, target_for, translated
+from r1local.prepare.fetched import FetchedShards, is_here, will_go
 from r1local.units import amount
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ _SPARE_BYTES = 64 << 20
 _POLL_SECONDS = 0.2
 # Shards on the disk at a time: one that is converted, one that is fetched.
 _MOST_SHARDS = 2
+_MOST_LOSSES = 3
+"""How often a shard may vanish before its turn."""
+_PATIENCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +86,25 @@ class SourcePlan:
         """The most bytes the disk will hold: the result and two shards."""
         return self.size + sum(sorted((shard.size for shard in self.shards), reverse=True)[:_MOST_SHARDS])
 
-    def check_space(self) -> None:
-        """Raises DiskFull. What an interrupted run left on the disk counts as free: it is part of the result."""
+    def check_space(self, *, keep_source: bool = False) -> None:
+        """Raises DiskFull. What an interrupted run left on the disk is part of what will be there."""
+        if self.is_made:
+            return
         part = self.target.with_name(self.target.name + ".part")
-        held = part.stat().st_blocks * 512 if part.exists() and hasattr(os.stat_result, "st_blocks") else 0
-        held += sum(shard.size for shard in self.shards if shard.etag and self.cache.holds(shard.etag))
-        if not self.is_made and self.room_needed - held + _SPARE_BYTES > self.free:
+        taken = part.stat().st_blocks * 512 if part.exists() and hasattr(os.stat_result, "st_blocks") else 0
+        temporary, ours = [], will_go(self.target, self.repository.commit)
+        for shard in self.shards:
+            if not is_here(self.cache, self.repository.commit, shard):
+                temporary.append(shard.size)
+                taken += partials.taken(self.cache.partials, shard.etag) if shard.etag else 0
+            elif shard.name in ours:
+                temporary.append(shard.size)
+                taken += shard.size
+        most = self.size + sum(sorted(temporary, reverse=True)[: None if keep_source else _MOST_SHARDS])
+        if most - taken + _SPARE_BYTES > self.free:
             raise DiskFull(
-                f"The result and two shards take {amount(self.room_needed)}, and {amount(self.free)} are free.",
+                f"The result and two shards take {amount(self.room_needed)}, and {amount(self.free)} are free, "
+                f"of which {amount(_SPARE_BYTES)} stay so.",
                 "Free some space, or take a smaller type.",
             )
 
@@ -100,6 +116,8 @@ class Preparer:
         """on_standing: called from several threads."""
         self.puller = puller
         self.on_standing = on_standing
+        self._pulling = threading.Lock()
+        self._telling = threading.Lock()
         self._fetched = self._to_fetch = self._before = 0
         self._converted = self._to_convert = 0
         self._failure: BaseException | None = None
@@ -109,6 +127,7 @@ class Preparer:
 
         Raises NotOffered for a repository without safetensors, R1Error.
         """
+        from quantize.bounded import MAX_CARD
         from quantize.checkpoint import INDEX, OPTIONAL, REQUIRED, SINGLE
         from quantize.convert import CheckpointConversion
         from quantize.imatrix import read_imatrix
@@ -126,7 +145,9 @@ class Preparer:
                 "Name the repository with the original weights as .safetensors.",
             )
         cache = CachedRepo(cache_folder(), repository.id)
-        small = [files[name] for name in (*REQUIRED, *OPTIONAL, INDEX) if name in files]
+        small = [files[name] for name in (*REQUIRED, INDEX) if name in files]
+        # A card or a template of megabytes is none.
+        small += [files[name] for name in OPTIONAL if name in files and files[name].size <= MAX_CARD]
         puller.run(_pull_of(reference, wanted, repository, tuple(small), cache))
         folder = cache.snapshot(repository.commit)
         wish = job.wish()
@@ -153,25 +174,31 @@ class Preparer:
         Raises R1Error or KeyboardInterrupt; the same call goes on at the last piece that was finished. Shards that
         were here before stay here; those that were fetched for this go when they are used up, unless `keep_source`.
         """
-        if plan.is_made:
-            return plan.target
-        plan.check_space()
+        plan.check_space(keep_source=keep_source)
         self._to_fetch = plan.to_fetch
 
         def report(done: int, total: int) -> None:
-            self._converted, self._to_convert = max(self._converted, done), total
-            self._report()
+            with self._telling:
+                self._converted, self._to_convert = max(self._converted, done), total
+                self._tell()
 
         job = replace(plan.job, cancel=self.puller.cancel, on_progress=report)
         source = f"{plan.repository.id}@{plan.repository.commit}"
-        fetched = _FetchedShards(plan.target, plan.cache)
-        with translated(), alone(plan.target), plan.checkpoint.open(plan.target, job.options(), source) as conversion:
-            self._run(plan, conversion, fetched, keep_source)
-            conversion.finish()
-        fetched.forget()
+        from quantize.journal import journal_of
+
+        with translated(), alone(plan.target):
+            fetched = FetchedShards(plan.target, plan.cache, plan.repository.commit, plan.shards)
+            if not _is_made(plan.target, plan.checkpoint):  # another process may have been faster
+                with plan.checkpoint.open(plan.target, job.options(), source) as conversion:
+                    self._run(plan, conversion, fetched, keep_source)
+                    conversion.finish()
+            if not keep_source:
+                fetched.drop_all()
+            fetched.forget()
+            journal_of(plan.target).unlink(missing_ok=True)  # of a run that was killed behind the rename
         return plan.target
 
-    def _run(self, plan: SourcePlan, conversion: Conversion, fetched: _FetchedShards, keep_source: bool) -> None:
+    def _run(self, plan: SourcePlan, conversion: Conversion, fetched: FetchedShards, keep_source: bool) -> None:
         ready: queue.Queue[RemoteFile | None] = queue.Queue()
         slots = threading.Semaphore(_MOST_SHARDS)
         fetcher = threading.Thread(
@@ -180,20 +207,35 @@ class Preparer:
         fetcher.start()
         try:
             while (shard := ready.get()) is not None:
-                plan.checkpoint.take(conversion, shard.name)
+                self._take(plan, conversion, fetched, shard)
                 if not keep_source:
-                    fetched.drop(plan.repository.commit, shard)
+                    fetched.drop(shard.name)
                 slots.release()
         except BaseException:
             self.puller.cancel.set()
+            # A request that nobody answers is not waited for: what the thread writes may be cut off at any byte.
+            fetcher.join(_PATIENCE_SECONDS)
             raise
-        finally:
-            fetcher.join()
+        fetcher.join()
         if self._failure is not None:
             raise self._failure
 
+    def _take(self, plan: SourcePlan, conversion: Conversion, fetched: FetchedShards, shard: RemoteFile) -> None:
+        """Convert a shard; fetch it again if another process, done with it, took it away in between."""
+        from quantize.errors import BadSource
+
+        for _ in range(_MOST_LOSSES):
+            try:
+                plan.checkpoint.take(conversion, shard.name)
+                return
+            except BadSource:
+                if (plan.folder / shard.name).exists():
+                    raise
+                self._bring(plan, fetched, shard)
+        plan.checkpoint.take(conversion, shard.name)
+
     def _fetch(
-        self, plan: SourcePlan, conversion: Conversion, fetched: _FetchedShards, keep_source: bool,
+        self, plan: SourcePlan, conversion: Conversion, fetched: FetchedShards, keep_source: bool,
         ready: queue.Queue[RemoteFile | None], slots: threading.Semaphore,
     ) -> None:  # fmt: skip
         """In a thread of its own: bring shard after shard, never more than two at a time."""
@@ -201,64 +243,44 @@ class Preparer:
             for shard in plan.shards:
                 if plan.checkpoint.is_used_up(conversion, shard.name):
                     if not keep_source:
-                        fetched.drop(plan.repository.commit, shard)
+                        fetched.drop(shard.name)
+                else:
+                    while not slots.acquire(timeout=_POLL_SECONDS):
+                        if self.puller.cancel.is_set():
+                            raise KeyboardInterrupt
+                    self._bring(plan, fetched, shard)
+                    ready.put(shard)
+                with self._telling:
                     self._before += shard.size
-                    continue
-                while not slots.acquire(timeout=_POLL_SECONDS):
-                    if self.puller.cancel.is_set():
-                        raise KeyboardInterrupt
-                fetched.note(shard)
-                self.puller.on_progress = self._note_fetched
-                reference = Reference((plan.repository.id,))
-                self.puller.run(_pull_of(reference, plan.revision, plan.repository, (shard,), plan.cache))
-                self._before += shard.size
-                self._fetched = max(self._fetched, self._before)
-                self._report()
-                ready.put(shard)
+                    self._fetched = max(self._fetched, self._before)
+                    self._tell()
         except BaseException as error:  # the other thread raises it
             self._failure = error
         finally:
             ready.put(None)
 
-    def _note_fetched(self, progress: Progress) -> None:
-        if progress.state == "downloading":
-            self._fetched = max(self._fetched, self._before + progress.done)
-            self._report()
+    def _bring(self, plan: SourcePlan, fetched: FetchedShards, shard: RemoteFile) -> None:
+        def note(progress: Progress) -> None:
+            if progress.state == "downloading":
+                with self._telling:
+                    self._fetched = max(self._fetched, self._before + progress.done)
+                    self._tell()
 
-    def _report(self) -> None:
+        pull = _pull_of(Reference((plan.repository.id,)), plan.revision, plan.repository, (shard,), plan.cache)
+        with self._pulling:
+            self.puller.on_progress = note
+            for attempt in range(_MOST_LOSSES):
+                fetched.note(shard)
+                try:
+                    self.puller.run(pull)
+                    return
+                except UsageError:  # it vanished while it was looked at
+                    if attempt + 1 == _MOST_LOSSES or is_here(plan.cache, plan.repository.commit, shard):
+                        raise
+
+    def _tell(self) -> None:
+        """Under the lock, so that no standing comes after a newer one."""
         self.on_standing(Standing(self._fetched, self._to_fetch, self._converted, self._to_convert))
-
-
-class _FetchedShards:
-    """Which shards came for this result's sake, kept beside it: only those are dropped, even after a crash."""
-
-    def __init__(self, target: Path, cache: CachedRepo) -> None:
-        self._path = target.with_name(target.name + ".part.shards")
-        self._cache = cache
-        try:
-            self._etags = set(self._path.read_text("ascii").split())
-        except (OSError, UnicodeDecodeError):
-            self._etags = set()
-
-    def note(self, shard: RemoteFile) -> None:
-        """Call it in front of the download."""
-        if not shard.etag or shard.etag in self._etags or self._cache.holds(shard.etag):
-            return
-        self._etags.add(shard.etag)
-        with self._path.open("a", encoding="ascii") as file:
-            file.write(f"{shard.etag}\n")
-
-    def drop(self, commit: str, shard: RemoteFile) -> None:
-        """Take away a shard that was fetched for this."""
-        if shard.etag not in self._etags:
-            return
-        link = self._cache.snapshot(commit, shard.name)
-        link.unlink(missing_ok=True)
-        if not self._cache.links_to(shard.etag):
-            self._cache.blob(shard.etag).unlink(missing_ok=True)
-
-    def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
 
 
 def _pull_of(
@@ -271,17 +293,21 @@ def _pull_of(
 
 def _is_made(target: Path, checkpoint: CheckpointConversion) -> bool:
     """Whether the result is here. Raises UsageError when another file has its name."""
+    from quantize.errors import BadSource
     from quantize.gguf_format import read_gguf
 
     if not target.exists():
         return False
-    with translated():
+    try:
         header = read_gguf(target)
+    except BadSource:
+        header = None  # broken, or no GGUF at all
+    if header is not None:
         source = header.value("general.source.url", "")
         tensors = [(tensor.name, tensor.type, tensor.shape) for tensor in header.tensors]
         planned = [(tensor.name, tensor.type, tensor.shape) for tensor in checkpoint.layout.stored]
-    if tensors == planned and str(source).endswith(f"/tree/{checkpoint.origin.revision}"):
-        return True
+        if tensors == planned and str(source).endswith(f"/tree/{checkpoint.origin.revision}"):
+            return True
     raise UsageError(
         f"{target} is there, made of something else.", "Move it away, or `r1local rm` it, and type the same again."
     )
