@@ -3,9 +3,8 @@
 The bytes are those of C because every sum keeps its order within a sub-block and nothing is fused or reordered:
 fastmath stays off, and all constants are float32, since numba widens float32 with int to float64.
 
-Arrays of lanes are flat, value i of lane k at [i * LANES + k], and each loop over lanes is innermost: LLVM turns it
-into SIMD if it can prove, or cheaply check, that what it writes is not what it reads. Constant strides and few
-arrays are what makes that possible; so the figures of a lane share one array, a row for each.
+Arrays of lanes are flat, value i of lane k at [i * LANES + k], and loops over lanes are innermost: LLVM makes SIMD of
+them if it can check that they do not write what they read. So strides are constant, and a lane's figures share an array.
 """
 
 from __future__ import annotations
