@@ -4,7 +4,7 @@ The bytes are those of C because every sum keeps its order within a sub-block an
 fastmath stays off, and all constants are float32, since numba widens float32 with int to float64.
 
 Arrays of lanes are flat, value i of lane k at [i * LANES + k], and loops over lanes are innermost: LLVM makes SIMD of
-them if it can check that they do not write what they read. So strides are constant, and a lane's figures share an array.
+them if it can check that they do not write what they read. Strides are constant, and a lane's figures share an array.
 """
 
 from __future__ import annotations

@@ -38,8 +38,10 @@ def parse_file_type(text: str) -> str:
     name = text.strip().upper().replace("-", "_")
     name = _ALIASES.get(name, name)
     if name not in DEFAULT_TYPES:
-        near = get_close_matches(name, FILE_TYPES, 1)
-        hint = f"Did you mean {near[0]}? " if near else ""
+        near = [known for known in FILE_TYPES if name and known.startswith(name)] or get_close_matches(
+            name, FILE_TYPES, 1
+        )
+        hint = f"Did you mean {' or '.join(near)}? " if len(near) < 9 and near else ""
         raise BadRequest(f"There is no type {text}.", f"{hint}There are {', '.join(FILE_TYPES)}.")
     return name
 

@@ -1015,7 +1015,6 @@ def test_a_shard_that_was_used_up_by_a_killed_run_is_dropped(
     assert held(checkpoint) == []
 
 
-@pytest.mark.xfail(strict=True, reason="a blob whose link went before the kill is not found again")
 def test_killed_between_a_link_and_its_blob(
     hub: Hub, maker: Maker, checkpoint: Path, right: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1029,10 +1028,7 @@ def test_killed_between_a_link_and_its_blob(
     assert held(checkpoint) == []
 
 
-LEFT_THERE = pytest.mark.xfail(strict=True, reason="a run that finds the result made leaves the journal there")
-
-
-@pytest.mark.parametrize("left", [pytest.param(".part.journal", marks=LEFT_THERE), ".part.shards"])
+@pytest.mark.parametrize("left", [".part.journal", ".part.shards"])
 def test_killed_behind_the_rename(
     hub: Hub, maker: Maker, home: Path, right: Any, monkeypatch: pytest.MonkeyPatch, left: str
 ) -> None:
