@@ -87,10 +87,6 @@ class Conversion:
         """Bytes of the finished file."""
         return len(self._header) + self.layout.data_size
 
-    @property
-    def share_done(self) -> float:
-        return self._weights_done / max(1, self.layout.parameters)
-
     def __enter__(self) -> Conversion:
         """Open the unfinished file, its header written and what was right in it kept. Raises NoSpace, OSError."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)

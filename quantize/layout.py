@@ -46,6 +46,11 @@ class Layout:
         return sum(padded(planned.stored.size) for planned in self.tensors)
 
     @property
+    def demoted(self) -> int:
+        """How many tensors got another type than theirs, because of their width."""
+        return sum(bool(planned.demoted_from) for planned in self.tensors)
+
+    @property
     def stored(self) -> list[StoredTensor]:
         return [planned.stored for planned in self.tensors]
 

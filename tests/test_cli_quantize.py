@@ -772,3 +772,13 @@ def test_a_split_file_may_be_the_source(tmp_path: Path) -> None:
     convert(first, "-t", "Q8_0", "-o", tmp_path / "made.gguf")
     reports = strict(run("inspect", tmp_path / "made.gguf", "--against", first, "--json")[0])
     assert {report["name"] for report in reports} == set(weights())
+
+
+def test_tensors_that_no_block_fits_are_told_of(tmp_path: Path, checkpoint: Path) -> None:
+    """Their types are not the one that was asked for, and the file is larger than expected."""
+    narrow = write_checkpoint(tmp_path / "Narrow", hidden=96, heads=6, ffn=160)
+    _, err = convert(narrow, "-t", "Q4_K_M", "-o", tmp_path / "narrow.gguf")
+    # Seven matrices in each of two layers, and the embedding. The output gets Q8_0 by its own rule.
+    assert "15 tensors have rows that no block of Q4_K_M fits" in err
+    _, err = convert(checkpoint, "-t", "Q4_K_M", "-o", tmp_path / "wide.gguf")
+    assert "no block" not in err

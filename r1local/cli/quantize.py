@@ -60,7 +60,7 @@ def run_quantize(flags: QuantizeFlags) -> None:
         transfer.update(target.name, done * size // max(1, total), size)
 
     try:
-        convert(source, target, replace(job, on_progress=report))
+        demoted = convert(source, target, replace(job, on_progress=report))
     except KeyboardInterrupt:
         job.cancel.set()
         transfer.close()
@@ -69,6 +69,8 @@ def run_quantize(flags: QuantizeFlags) -> None:
     finally:
         transfer.close()
         output.close()
+    if demoted:
+        output.line(f"{demoted} tensors have rows that no block of {wish.file_type} fits: they got a larger type.")
     took = seconds(time.monotonic() - started)
     name = find(catalog, str(target)).name if flags.output is None else str(target)
     output.line(f'{amount(target.stat().st_size)} in {took}. To use it: r1local chat -m {shlex.quote(name)} "..."')

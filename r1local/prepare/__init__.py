@@ -86,8 +86,10 @@ def kernels_here(choice: str = "auto") -> str:
     return kernels.sentence
 
 
-def convert(source: Path, target: Path, job: Job) -> None:
+def convert(source: Path, target: Path, job: Job) -> int:
     """A checkpoint folder or a GGUF file to a GGUF file of another type.
+
+    How many tensors got another type than theirs, because their rows are no multiple of its blocks.
 
     Raises R1Error, OSError, KeyboardInterrupt; after an interruption the same call goes on where it was.
     """
@@ -98,9 +100,8 @@ def convert(source: Path, target: Path, job: Job) -> None:
     with translated(), alone(target):
         imatrix = read_imatrix(job.imatrix) if job.imatrix else None
         if source.is_dir():
-            convert_checkpoint(source, target, wish, options, imatrix=imatrix)
-        else:
-            requantize(source, target, wish, options, imatrix=imatrix, from_quantized=job.from_quantized)
+            return convert_checkpoint(source, target, wish, options, imatrix=imatrix).demoted
+        return requantize(source, target, wish, options, imatrix=imatrix, from_quantized=job.from_quantized).demoted
 
 
 def planned_size(folder: Path, job: Job) -> int:

@@ -174,6 +174,8 @@ class Preparer:
         Raises R1Error or KeyboardInterrupt; the same call goes on at the last piece that was finished. Shards that
         were here before stay here; those that were fetched for this go when they are used up, unless `keep_source`.
         """
+        from quantize.journal import journal_of
+
         plan.check_space(keep_source=keep_source)
         self._to_fetch = plan.to_fetch
 
@@ -184,8 +186,6 @@ class Preparer:
 
         job = replace(plan.job, cancel=self.puller.cancel, on_progress=report)
         source = f"{plan.repository.id}@{plan.repository.commit}"
-        from quantize.journal import journal_of
-
         with translated(), alone(plan.target):
             fetched = FetchedShards(plan.target, plan.cache, plan.repository.commit, plan.shards)
             if not _is_made(plan.target, plan.checkpoint):  # another process may have been faster
