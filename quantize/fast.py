@@ -52,6 +52,8 @@ def why_not() -> str | None:
         return f"The fast kernels promise the bytes of x86-64, and this is {platform.machine() or 'another processor'}."
     try:
         numba = importlib.import_module("numba")
+    except ModuleNotFoundError:
+        return "With numba (pip install numba) it would be several times faster."
     except ImportError as error:  # also raised by a numba that is too old for this numpy
         return f"Numba cannot be imported: {str(error).rstrip('.')}."
     if numba.config.DISABLE_JIT:

@@ -27,10 +27,10 @@ class Kernels:
 
     def __init__(self, choice: Choice = "auto") -> None:
         """Raises BadRequest when the fast ones are asked for and cannot be had."""
-        self._why_not_fast = "it was asked for" if choice == "c" else fast.why_not() or ""
+        self._why_not_fast = "It was asked for." if choice == "c" else fast.why_not() or ""
         if choice == "fast" and self._why_not_fast:
             raise BadRequest(
-                f"There are no fast kernels here: {self._why_not_fast}.", "The C library does it with --kernels c."
+                f"There are no fast kernels here. {self._why_not_fast}", "The C library does it with --kernels c."
             )
         self.uses_fast = not self._why_not_fast
 
@@ -39,7 +39,7 @@ class Kernels:
         """Who computes what."""
         if self.uses_fast:
             return f"Compiled kernels for {', '.join(fast.KERNELS)}; the C library for the rest."
-        return f"The C library for every type: {self._why_not_fast}."
+        return f"The C library for every type. {self._why_not_fast}"
 
     def _is_fast(self, block_type: str) -> bool:
         return self.uses_fast and block_type in fast.KERNELS

@@ -81,7 +81,7 @@ def refused(code: ExitCode, *arguments: str | Path, **environment: str) -> str:
     assert out == ""
     said, error, sentence = err.partition("Error: ")
     assert error
-    assert said in ("", "The C library for every type: it was asked for.\n")
+    assert said in ("", "The C library for every type. It was asked for.\n")
     first, *rest = sentence.rstrip("\n").split("\n")
     assert first.endswith((".", "?")), first
     assert len(rest) <= 1
