@@ -454,14 +454,14 @@ def test_what_cannot_run_here_is_asked_about(
     questions: list[str] = []
     monkeypatch.setattr(Output, "can_ask", somebody)
     monkeypatch.setattr(Output, "ask", lambda _, question: (questions.append(question), answer)[1])
-    plan: Any = SimpleNamespace(missing=1, repository=SimpleNamespace(id=KNOWN))
+    repository: Any = SimpleNamespace(id=KNOWN)
     try:
-        cli_pull._ask(plan, load_catalog(), Output(), PullFlags("7b"), MemoryVerdict(1, word, ""))
+        cli_pull.ask_about(repository, load_catalog(), Output(), PullFlags("7b"), MemoryVerdict(1, word, ""))
     except KeyboardInterrupt:
         assert not goes_on
     else:
         assert goes_on
     assert len(questions) == asked
     questions.clear()
-    cli_pull._ask(plan, load_catalog(), Output(), PullFlags("7b", yes=True), MemoryVerdict(1, word, ""))
+    cli_pull.ask_about(repository, load_catalog(), Output(), PullFlags("7b", yes=True), MemoryVerdict(1, word, ""))
     assert questions == []

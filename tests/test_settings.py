@@ -378,9 +378,19 @@ def test_nothing_is_left_out_of_the_test_above() -> None:
         paths.ensure_folder,
         paths.atomic_write,
         paths.expand,
+        paths.lock_file,
     }
     assert functions == set(ALL_PATHS)
     assert len({function() for function in ALL_PATHS}) == len(ALL_PATHS)
+
+
+def test_a_lock_lies_at_home_and_belongs_to_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R1LOCAL_HOME", str(tmp_path / "home"))
+    one, other = paths.lock_file(tmp_path / "a.gguf"), paths.lock_file(tmp_path / "b.gguf")
+    assert one != other
+    assert one.is_relative_to(tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    assert paths.lock_file(Path("a.gguf")) == one
 
 
 def test_home_may_be_relative_and_have_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
