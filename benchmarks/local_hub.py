@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,31 @@ class LocalHub:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
         }
+
+
+def killed_until_done(
+    command: list[str], environment: dict[str, str], most: int, is_moment: Callable[[], Callable[[], bool]]
+) -> int:
+    """Run a command again and again, killed at most so many times, until it ends well; how many kills that took.
+
+    is_moment() begins with a run of the command and returns what tells when to kill it.
+    """
+    killed = 0
+    while True:
+        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if killed < most:
+            now = is_moment()
+            while child.poll() is None:
+                if now():
+                    os.kill(child.pid, signal.SIGKILL)
+                    break
+                time.sleep(0.002)
+        code = child.wait()
+        if code == 0:
+            return killed
+        if code != -signal.SIGKILL:
+            raise SystemExit(f"FAILED: exit code {code}")
+        killed += 1
 
 
 def random_model(path: Path, size: int) -> str:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.local_hub import FILE, REPO, LocalHub, random_model
+from benchmarks.local_hub import FILE, REPO, LocalHub, killed_until_done, random_model
 from r1local.hub.ranges import FetchOptions
 from tests.hub import Hub
 
@@ -64,26 +62,18 @@ def main() -> None:
 def one_file(hub: LocalHub, cache: Path, chance: random.Random, most: int, server: Hub) -> int:
     """Pull one file, killed at random moments until it is there; how many kills that took."""
     command = [sys.executable, "-m", "r1local", "pull", "--yes", f"{REPO}:q4_k_m"]
-    killed = 0
-    while True:
-        child = subprocess.Popen(
-            command, env=hub.environment(cache), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if killed < most:
-            before = server.bytes_sent()
-            deadline = time.monotonic() + chance.uniform(0.0, 1.2)
-            while child.poll() is None and time.monotonic() < deadline + 1.0:
-                # Half of the moments count from the first byte, the others from the start of the process.
-                if time.monotonic() >= deadline and (server.bytes_sent() > before or chance.random() < 0.02):
-                    os.kill(child.pid, signal.SIGKILL)
-                    break
-                time.sleep(0.005)
-        code = child.wait()
-        if code == 0:
-            return killed
-        if code != -signal.SIGKILL:
-            raise SystemExit(f"FAILED: exit code {code}")
-        killed += 1
+
+    def moment() -> Callable[[], bool]:
+        before, deadline = server.bytes_sent(), time.monotonic() + chance.uniform(0.0, 1.2)
+
+        def is_now() -> bool:
+            # Half of the moments count from the first byte, the others from the start of the process.
+            late = time.monotonic() >= deadline
+            return late and (server.bytes_sent() > before or chance.random() < 0.01)
+
+        return is_now
+
+    return killed_until_done(command, hub.environment(cache), most, moment)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ import argparse
 import hashlib
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.local_hub import LocalHub
+from benchmarks.local_hub import LocalHub, killed_until_done
 from quantize.conversion import Options
 from quantize.convert import convert_checkpoint
 from quantize.kernels import Kernels
@@ -139,30 +138,22 @@ def sha256(path: Path) -> str:
 
 def one_model(command: list[str], hub: LocalHub, home: Path, chance: random.Random, most: int, server: Hub) -> int:
     """Make one model, killed at random moments until it was often enough; how many kills that took."""
-    killed = 0
-    while True:
-        child = subprocess.Popen(
-            command, env=hub.environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if killed < most:
-            before = server.bytes_sent()
-            # Most moments count from the first byte of a shard, some from the start of the process.
-            early = chance.random() < 0.2
-            wait = chance.uniform(0.0, 2.0 if early else 4.0)
-            began = time.monotonic() if early else 0.0
-            while child.poll() is None:
-                if not began and server.bytes_sent() > before:
-                    began = time.monotonic()
-                if began and time.monotonic() > began + wait:
-                    os.kill(child.pid, signal.SIGKILL)
-                    break
-                time.sleep(0.002)
-        code = child.wait()
-        if code == 0:
-            return killed
-        if code != -signal.SIGKILL:
-            raise SystemExit(f"FAILED: exit code {code}")
-        killed += 1
+
+    def moment() -> Callable[[], bool]:
+        # Most moments count from the first byte of a shard, some from the start of the process.
+        before, early = server.bytes_sent(), chance.random() < 0.2
+        wait = chance.uniform(0.0, 2.0 if early else 4.0)
+        began = time.monotonic() if early else 0.0
+
+        def is_now() -> bool:
+            nonlocal began
+            if not began and server.bytes_sent() > before:
+                began = time.monotonic()
+            return bool(began) and time.monotonic() > began + wait
+
+        return is_now
+
+    return killed_until_done(command, hub.environment(home), most, moment)
 
 
 if __name__ == "__main__":
