@@ -85,15 +85,9 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     def refuse_constant(text: str) -> Any:
         raise ValueError(f"{text} is no number")
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            raise ValueError("a key stands there twice")
-        return values
-
     try:
         check_brackets(data)
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse_constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
         if _HALF_A_CHARACTER.search(data):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone half stands for no character
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -101,6 +95,14 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadSource(f"{name} does not hold a JSON object.")
     return value
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object for json.loads. Raises ValueError where a key stands twice: parsers differ in which one counts."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return values
 
 
 def check_brackets(data: bytes) -> None:

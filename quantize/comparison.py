@@ -11,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from quantize import ggml
 from quantize.architectures import architecture_of, read_config
 from quantize.bounded import open_regular
 from quantize.checkpoint import shard_names, shard_tensors
 from quantize.config import CONFIG
-from quantize.conversion import pair_halves
-from quantize.errors import BadRequest, BadSource
+from quantize.errors import BadRequest
 from quantize.file_types import FLOATS, row_bytes
+from quantize.ggml import Floats
 from quantize.gguf_format import StoredTensor
 from quantize.parts import read_parts
-from quantize.positional import read_at
+from quantize.slabs import pair_halves, read_slab, slabs
 
 _SLAB_WEIGHTS = 1 << 19
 
@@ -118,12 +117,10 @@ def _compared(path: Path, tensor: StoredTensor, place: _Place, threads: int) -> 
     ours, theirs = open_regular(path), open_regular(place.path)
     try:
         heads = place.paired_heads
-        whole = tensor.rows // heads if heads and tensor.rows > 1 else 1
-        step = max(1, _SLAB_WEIGHTS // (tensor.width * whole)) * whole
 
         @np.errstate(all="ignore")
-        def sums(first: int) -> tuple[float, float, float, float]:
-            rows = min(step, tensor.rows - first)
+        def sums(slab: tuple[int, int]) -> tuple[float, float, float, float]:
+            first, rows = slab
             made = _floats(path, ours, tensor, first, rows)
             given = _floats(place.path, theirs, place.stored, first, rows)
             if heads:
@@ -133,7 +130,7 @@ def _compared(path: Path, tensor: StoredTensor, place: _Place, threads: int) -> 
             return float(difference @ difference), float(a @ a), float(b @ b), float(a @ b)
 
         with ThreadPoolExecutor(max(1, threads)) as pool:
-            parts = list(pool.map(sums, range(0, tensor.rows, step)))
+            parts = list(pool.map(sums, slabs(tensor, heads, _SLAB_WEIGHTS)))
     finally:
         os.close(ours)
         os.close(theirs)
@@ -147,10 +144,8 @@ def _compared(path: Path, tensor: StoredTensor, place: _Place, threads: int) -> 
     return TensorReport(tensor.name, tensor.type, tensor.shape, tensor.size, rmse, relative, min(1.0, cosine))
 
 
-def _floats(path: Path, descriptor: int, stored: StoredTensor, first: int, rows: int) -> ggml.Floats:
+def _floats(path: Path, descriptor: int, stored: StoredTensor, first: int, rows: int) -> Floats:
     raw = np.empty(row_bytes(stored.type, rows * stored.width), np.uint8)
-    if read_at(descriptor, raw.data, stored.offset + row_bytes(stored.type, first * stored.width)) != raw.size:
-        raise BadSource(f"{path.name} ends in the middle of {stored.name}.")
     floats = np.empty(rows * stored.width, np.float32)
-    ggml.widen(stored.type, raw, floats)
+    read_slab(descriptor, path.name, stored, first, raw, floats)
     return floats.reshape(rows, stored.width)

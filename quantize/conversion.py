@@ -32,6 +32,7 @@ from quantize.kernels import Kernels, fits
 from quantize.layout import Layout, Planned
 from quantize.positional import read_at, write_at
 from quantize.recipes import Chosen, needs_imatrix
+from quantize.slabs import pair_halves, read_slab, slab_offset, slabs
 
 # Weights in a slab: large enough that Python's part is a thousandth, small enough for a processor's cache.
 _SLAB_WEIGHTS = 1 << 19
@@ -197,24 +198,17 @@ class Conversion:
         stored = planned.stored
         if planned.wanted.values:
             return []
-        # Whole heads, where their rows change places; a vector is one row.
-        whole = stored.rows // planned.wanted.paired_heads if planned.wanted.paired_heads and stored.rows > 1 else 1
-        step = max(1, _SLAB_WEIGHTS // (stored.width * whole)) * whole
         done = self._done[self._numbers[planned.wanted.name]]
-        return [(first, min(step, stored.rows - first)) for first in range(0, stored.rows, step) if first not in done]
+        return [slab for slab in slabs(stored, planned.wanted.paired_heads, _SLAB_WEIGHTS) if slab[0] not in done]
 
     def _convert(
         self, planned: Planned, descriptor: int, path: Path, source: StoredTensor, first: int, rows: int
     ) -> None:
         self._check_cancel()
         width, wanted = planned.stored.width, planned.wanted
-        needed = row_bytes(source.type, rows * width)
-        raw = self._buffer("raw", needed, np.uint8)
-        begin = source.offset + row_bytes(source.type, first * width)
-        if read_at(descriptor, memoryview(raw), begin) != needed:
-            raise BadSource(f"{path.name} ends in the middle of {source.name}.", "Fetch the checkpoint again.")
+        raw = self._buffer("raw", row_bytes(source.type, rows * width), np.uint8)
         floats = self._buffer("floats", rows * width, np.float32)
-        ggml.widen(source.type, raw, floats)
+        read_slab(descriptor, path.name, source, first, raw, floats)
         largest = max(float(floats.max()), -float(floats.min()))
         if not math.isfinite(largest):
             raise BadSource(
@@ -242,9 +236,7 @@ class Conversion:
     def _store(self, planned: Planned, first: int, rows: int, data: Any) -> None:
         """Into its place, then into the journal."""
         number = self._numbers[planned.wanted.name]
-        offset = (
-            len(self._header) + planned.stored.offset + row_bytes(planned.stored.type, first * planned.stored.width)
-        )
+        offset = len(self._header) + slab_offset(planned.stored, first)
         view = memoryview(data).cast("B")
         write_at(self._descriptor, view, offset)
         entry = (number, first, rows, zlib.crc32(view))
@@ -269,7 +261,7 @@ class Conversion:
         if not 0 < rows <= stored.rows - first:
             return False
         data = bytearray(row_bytes(stored.type, rows * stored.width))
-        offset = len(self._header) + stored.offset + row_bytes(stored.type, first * stored.width)
+        offset = len(self._header) + slab_offset(stored, first)
         return read_at(self._descriptor, memoryview(data), offset) == len(data) and zlib.crc32(data) == checksum
 
     def _buffer(self, name: str, count: int, dtype: Any) -> Any:
@@ -303,10 +295,3 @@ class Conversion:
                     f"{planned.stored.width:,}.",
                     "It belongs to another model.",
                 )
-
-
-def pair_halves(weights: ggml.Floats, head_rows: int) -> ggml.Floats:
-    """Rows of heads from two halves to neighbouring pairs (`permute` in conversion/llama.py)."""
-    columns = weights.shape[1] if weights.shape[0] > 1 else 1  # a bias has one value a row
-    heads = weights.reshape(-1, 2, head_rows // 2, columns)
-    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(weights.shape)

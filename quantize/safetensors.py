@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from quantize.bounded import check_brackets, open_regular
+from quantize.bounded import check_brackets, open_regular, unique
 from quantize.errors import BadSource
 from quantize.gguf_format import StoredTensor
 
@@ -45,12 +45,6 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _parse(header: bytes) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            raise ValueError("a name stands there twice")
-        return values
-
     def natural(text: str) -> int:
         if text.startswith("-"):
             raise ValueError("a size is negative")
@@ -63,7 +57,7 @@ def _parse(header: bytes) -> dict[str, Any]:
         raise ValueError("its header does not start with a brace")
     check_brackets(header)
     entries = json.loads(
-        header.decode("utf-8"), object_pairs_hook=once, parse_int=natural, parse_float=refuse, parse_constant=refuse
+        header.decode("utf-8"), object_pairs_hook=unique, parse_int=natural, parse_float=refuse, parse_constant=refuse
     )
     assert isinstance(entries, dict)  # it starts with a brace
     about = entries.get("__metadata__")

@@ -22,6 +22,7 @@ from r1local.names import is_repo, split_part
 if TYPE_CHECKING:
     from quantize.comparison import TensorReport
     from quantize.conversion import Options
+    from quantize.kernels import Kernels
     from quantize.recipes import Wish
 
 
@@ -59,15 +60,10 @@ class Job:
     def options(self) -> Options:
         """Raises UsageError when kernels are wanted that cannot be had."""
         from quantize.conversion import Options
-        from quantize.kernels import CHOICES, Kernels
 
-        choice = next((choice for choice in CHOICES if choice == self.kernels), None)
-        if choice is None:
-            raise UsageError(f"There are no kernels {self.kernels!r}.", f"There are {', '.join(CHOICES)}.")
         if self.threads < 1:
             raise UsageError("It takes at least one thread.", "Leave --threads out for all cores.")
-        with translated():
-            return Options(Kernels(choice), self.threads, self.cancel, self.on_progress)
+        return Options(_kernels(self.kernels), self.threads, self.cancel, self.on_progress)
 
 
 def file_types() -> tuple[str, ...]:
@@ -78,12 +74,18 @@ def file_types() -> tuple[str, ...]:
 
 
 def kernels_here(choice: str = "auto") -> str:
-    """One sentence on who computes the blocks on this machine."""
-    from quantize.kernels import Kernels
+    """One sentence on who computes the blocks on this machine. Raises UsageError as `Job.options` does."""
+    return _kernels(choice).sentence
 
+
+def _kernels(wanted: str) -> Kernels:
+    from quantize.kernels import CHOICES, Kernels
+
+    choice = next((choice for choice in CHOICES if choice == wanted), None)
+    if choice is None:
+        raise UsageError(f"There are no kernels {wanted!r}.", f"There are {', '.join(CHOICES)}.")
     with translated():
-        kernels = Kernels("c" if choice == "c" else "fast" if choice == "fast" else "auto")
-    return kernels.sentence
+        return Kernels(choice)
 
 
 def convert(source: Path, target: Path, job: Job) -> int:
