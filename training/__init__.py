@@ -1,0 +1,1 @@
+"""Makes the model inside: its problems, its tokenizer, its training and its examination. Not part of the package."""
