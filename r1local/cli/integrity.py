@@ -22,12 +22,17 @@ def check_bytes(local: LocalModel, part: Path, wanted: str, output: Output, *, p
         transfer.close()
     if wanted and found != wanted:
         raise ChecksumMismatch(
-            f"{part.name} is damaged: its checksum is {found[:12]}…, and {wanted[:12]}… was published.",
-            f"`r1local pull {local.name}` mends it."
-            if local.repo is not None
-            else f"`r1local rm {local.name}`, then get it again.",
+            f"{part.name} is damaged: its checksum is {found[:12]}…, and {wanted[:12]}… was published.", _remedy(local)
         )
     return found
+
+
+def _remedy(local: LocalModel) -> str:
+    if local.is_inside:
+        return "Install r1local again."
+    if local.repo is not None:
+        return f"`r1local pull {local.name}` mends it."
+    return f"`r1local rm {local.name}`, then get it again."
 
 
 def check_once(local: LocalModel, output: Output) -> None:

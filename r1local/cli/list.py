@@ -33,13 +33,12 @@ def run_list(*, as_json: bool) -> None:
             else f"`r1local pull {one.name}` goes on, `r1local rm {one.name}` drops it"
         )
         output.line(f"Unfinished: {one.name}, {amount(one.held)} of {amount(one.size)}: {state}.")
-    if not here:
-        output.line("There is no model on this machine yet. `r1local models` lists what there is to pull.")
-        return
     rows = [_COLUMNS, *(_row(local, problems.get(local.path, "")) for local in here)]
     show_table(output, rows, _LEAVE_OUT)
     for problem in problems.values():
         output.line(problem)
+    if all(local.is_inside for local in here):
+        output.line("`r1local models` lists what there is to pull.")
 
 
 def left_over() -> list[Unfinished]:

@@ -31,6 +31,10 @@ def run_models(*, as_json: bool) -> None:
     output.line(
         "SIZE: file of QUANT, the recommended one. AIME24, MATH: published pass@1 in percent, of the unquantized model."
     )
+    for model in catalog.models:
+        if model.is_inside:
+            scores = ", ".join(f"{name.replace('_', ' ')} {score:g}" for name, score in model.scores.items())
+            output.line(f"{model.id} is a part of r1local. In percent, on problems it never saw: {scores}.")
 
 
 def _row(catalog: Catalog, model: Model, here: list[str]) -> tuple[str, ...]:
@@ -39,7 +43,7 @@ def _row(catalog: Catalog, model: Model, here: list[str]) -> tuple[str, ...]:
     return (
         model.id,
         model.aliases[0],
-        f"{gigabytes:.1f} GB",
+        f"{gigabytes:.1f} GB" if gigabytes >= 0.1 else f"{gigabytes * 1000:.0f} MB",
         model.recommended,
         f"{aime:g}" if aime is not None else "-",
         f"{math:g}" if math is not None else "-",

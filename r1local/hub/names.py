@@ -50,6 +50,8 @@ def parse_reference(text: str, catalog: Catalog, *, endpoint: str = "") -> Refer
         if "/" not in wanted:
             raise
         return _of_path(wanted)
+    if model.is_inside:
+        raise UsageError(f"{model.id} is a part of r1local and here already.", f"To use it: r1local chat -m {model.id}")
     return Reference(
         repos=tuple(source.repo for source in model.gguf),
         quantization=quantization.name if quantization else "",

@@ -18,6 +18,7 @@ from r1local.catalog import Catalog, Model
 from r1local.errors import DiskFull, EngineError, ModelFileError, ModelNotFound, UnsupportedModel, UsageError
 from r1local.hf_cache import cached_repos
 from r1local.names import is_repo, split_part
+from r1local.store import find
 
 if TYPE_CHECKING:
     from quantize.comparison import TensorReport
@@ -162,6 +163,8 @@ def source_of(name: str, catalog: Catalog) -> Path:
                 f"There is no file or folder {name}, and no model is called so.",
                 "Name a checkpoint folder, a .gguf file, or a model that `r1local models` lists.",
             ) from None
+    if model is not None and model.is_inside:
+        return find(catalog, name).path
     repository = model.source if model else name
     for repo in cached_repos():
         if repo.id.lower() == repository.lower():

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class LocalModel:
     def name(self) -> str:
         """What to type to mean this file: a catalog id or user/repo with the quantization, or the file's own name."""
         return self.listed_as or self.names[0]
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether it is the file that comes with r1local."""
+        return self.origin == PACKAGE and self.model is not None and self.model.is_inside
 
     @property
     def names(self) -> list[str]:
@@ -100,12 +105,15 @@ def find(catalog: Catalog, name: str) -> LocalModel:
         model, quantization = catalog.resolve(name)
     except ModelNotFound as unknown:
         return _by_listed_name(catalog, name, unknown)
-    found = list(local_files(catalog, model))
-    # What was put or imported under a name that only resembles the catalog's. Another owner's repository in the
-    # cache is another model, whatever its files are called.
-    found = found or [local for local in all_local(catalog) if local.model is model and local.origin == FOLDER]
-    if quantization is not None:
-        found = [local for local in found if local.quantization.upper() == quantization.name]
+
+    def meant(files: Iterable[LocalModel]) -> list[LocalModel]:
+        return [it for it in files if quantization is None or it.quantization.upper() == quantization.name]
+
+    # At last what was put or imported under a name that only resembles the catalog's. Another owner's repository in
+    # the cache is another model, whatever its files are called.
+    found = meant(local_files(catalog, model)) or meant(
+        local for local in all_local(catalog) if local.model is model and local.origin == FOLDER
+    )
     if not found:
         raise _not_here(model, quantization)
     return min(found, key=lambda local: _preference(catalog, model, local))
@@ -257,6 +265,10 @@ def _ggufs(folder: Path) -> Iterator[Path]:
 
 def _not_here(model: Model, quantization: Quantization | None) -> ModelNotFound:
     wanted = model.name + (f" {quantization.name}" if quantization else "")
+    if model.is_inside and model.package is not None:
+        if quantization is None:
+            return ModelNotFound(f"{model.package.file} is missing from this installation.", "Install r1local again.")
+        return ModelNotFound(f"{wanted} is not on this machine.", f"It comes as {model.recommended}: -m {model.id}")
     if model.package is not None:
         return ModelNotFound(
             f"{wanted} is not on this machine.",

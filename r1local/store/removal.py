@@ -32,6 +32,8 @@ class Removal:
 def plan_removal(local: LocalModel) -> Removal:
     """Raises UsageError for a file that is not ours to take away."""
     if local.origin == PACKAGE and local.model is not None and local.model.package is not None:
+        if local.is_inside:
+            raise UsageError(f"{local.name} is a part of r1local.", "It cannot be removed alone.")
         package = local.model.package.module.replace("_", "-")
         raise UsageError(f"{local.name} is part of a Python package.", f"To remove it: pip uninstall {package}")
     if local.origin == CACHE and local.repo is not None:
