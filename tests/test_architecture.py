@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import r1local
+from r1local.catalog import load_catalog
 
 PACKAGE = Path(r1local.__file__).parent
 QUANTIZE = PACKAGE.parent / "quantize"
@@ -67,6 +70,24 @@ def sources() -> list[Path]:
 
 def all_sources() -> list[Path]:
     return sources() + sorted(QUANTIZE.rglob("*.py"))
+
+
+def test_the_wheel_has_the_model_inside_and_not_its_training(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
+    subprocess.run(command, cwd=PACKAGE.parent, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    model, _ = load_catalog().resolve("inside")
+    assert model.package is not None
+    assert f"r1local/{model.package.file}" in names
+    assert "r1local/models.toml" in names
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"r1local", "quantize"}
+    assert wheel.stat().st_size < 5_000_000
+
+
+def test_nothing_of_the_package_needs_the_training() -> None:
+    for path in all_sources():
+        assert not re.search(r"^\s*(from|import) (training|tests|benchmarks)\b", path.read_text(), re.MULTILINE), path
 
 
 def test_no_module_is_too_long() -> None:

@@ -295,7 +295,7 @@ def test_models_table_and_json() -> None:
     assert max(map(len, table.splitlines())) < 120
     models = json.loads(run("models", "--json").stdout)
     assert {"r1-qwen-1.5b", "r1-llama-70b", "qwq-32b", "smollm2"} <= {model["id"] for model in models}
-    assert all(model["here"] == [] for model in models if model["id"] != "smollm2")
+    assert all(model["here"] == [] for model in models if model["id"] not in ("smollm2", "inside"))
 
 
 def test_doctor(thinking_model: Path) -> None:

@@ -37,7 +37,9 @@ def parts(reference: Reference) -> tuple[str, str, str, str]:
 
 # Catalog names
 
-NAMES = [(name, model) for model in load_catalog().models for name in (model.id, *model.aliases)]
+INSIDE, _ = load_catalog().resolve("inside")
+PULLED = [model for model in load_catalog().models if model is not INSIDE]
+NAMES = [(name, model) for model in PULLED for name in (model.id, *model.aliases)]
 
 
 @pytest.mark.parametrize(("name", "model"), NAMES, ids=[name for name, _ in NAMES])
@@ -48,6 +50,13 @@ def test_catalog_names_stand_for_all_repositories_of_the_model(catalog: Catalog,
         found = parse_reference(typed, catalog)
         assert (found.repos, found.model) == (repos, model)
     assert found.quantization == "Q8_0"
+
+
+@pytest.mark.parametrize("name", [INSIDE.id, *INSIDE.aliases, f"{INSIDE.id}:q8_0"])
+def test_the_model_inside_is_not_pulled(catalog: Catalog, name: str) -> None:
+    with pytest.raises(UsageError, match="part of r1local") as caught:
+        parse_reference(name, catalog)
+    assert caught.value.hint == f"To use it: r1local chat -m {INSIDE.id}"
 
 
 def test_a_repository_of_the_catalog_is_itself_and_not_the_model(catalog: Catalog) -> None:

@@ -88,8 +88,8 @@ def test_a_sound_model(thinking_model: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_real_model(smollm2: Path) -> None:
-    assert look(smollm2) == []
+def test_the_real_models(real_model: Path) -> None:
+    assert look(real_model) == []
 
 
 def test_zeros_are_sound_in_every_type_that_is_let_in(tmp_path: Path) -> None:
