@@ -31,7 +31,8 @@ from r1local.chat_types import Sampling, Turn
 from r1local.conversation import ReplyReader
 from r1local.engine import EngineOptions, LlamaEngine, Piece, Request, merge, open_engine
 from r1local.errors import R1Error
-from training.phrases import WORDS
+from r1local.settings import Settings, merge_sampling
+from training.phrases import WORDS, Language
 from training.problems import Kind, Lesson, lesson
 
 HOME = Path(__file__).parent / "r1local-inside"
@@ -101,9 +102,11 @@ class Reply:
 
 
 def problems(exam: Exam, count: int, seed: int) -> list[Lesson]:
-    """So many different held-out problems, or all there are."""
+    """So many different problems that training never showed, or as many as turn up: of small sums there are only some
+    two hundred, as none was ever to be checked by a difference that was taught.
+    """
     random, found = Random(seed), dict[str, Lesson]()
-    for _ in range(400 * count):
+    for _ in range(4 * count):
         if len(found) == count:
             break
         drawn = lesson(random, exam.kind, held_out=True)
@@ -152,9 +155,9 @@ def examine_greedy(engine: LlamaEngine, exam: Exam, count: int) -> dict[str, Any
 def examine_votes(engine: LlamaEngine, exam: Exam, count: int, votes: int) -> dict[str, Any]:
     """The mean over all samples, and what the most frequent result of each problem is worth."""
     asked = problems(exam, count, SEED)
-    own = dict(load_catalog().sampling)
+    own = load_catalog().sampling
     questions = [it.question for it in asked for _ in range(votes)]
-    replies = ask(engine, questions, lambda number: Sampling(**own, seed=number))
+    replies = ask(engine, questions, lambda number: merge_sampling(own, Settings(), {"seed": number}))
     single, majority = [], []
     for index, it in enumerate(asked):
         results = [reply.result for reply in replies[index * votes : (index + 1) * votes]]
@@ -172,7 +175,7 @@ def examine_votes(engine: LlamaEngine, exam: Exam, count: int, votes: int) -> di
 
 def examine_other(engine: LlamaEngine) -> dict[str, Any]:
     """What it says to prompts that are no arithmetic."""
-    prompts: dict[str, list[str]] = json.loads(OFF_TOPIC.read_text(encoding="utf-8"))
+    prompts: dict[Language, list[str]] = json.loads(OFF_TOPIC.read_text(encoding="utf-8"))
     asked = [(language, prompt) for language, texts in prompts.items() for prompt in texts]
     replies = ask(engine, [prompt for _, prompt in asked], lambda _: _GREEDY)
     said = [
@@ -181,7 +184,7 @@ def examine_other(engine: LlamaEngine) -> dict[str, Any]:
             "thought": reply.thought,
             "answer": reply.answer,
             "right": reply.answer == WORDS[language].what_i_am,
-        }  # type: ignore[index]
+        }
         for (language, prompt), reply in zip(asked, replies, strict=True)
     ]
     return {"prompts": len(said), "right": percent([bool(it["right"]) for it in said]), "said": said}
@@ -206,7 +209,7 @@ def examine(folder: Path, count: int, votes: int) -> dict[str, Any]:
                 for name, result in greedy.items():
                     print(f"  {name:<20}", {k: v for k, v in result.items() if k != "said"}, flush=True)
                 if is_packaged:
-                    sampled = {exam.name: examine_votes(engine, exam, count // 4, votes) for exam in MAIN}
+                    sampled = {exam.name: examine_votes(engine, exam, count // 8, votes) for exam in MAIN}
                     report["sampled"] = sampled
                     for name, result in sampled.items():
                         print(f"  {name:<20}", result, flush=True)

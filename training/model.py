@@ -6,13 +6,14 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """All widths are multiples of 256, so that the K-quants apply."""
 
@@ -136,12 +137,13 @@ class Qwen2(nn.Module):
         # How DeepSeek advises to draw from R1.
         sampling = {"bos_token_id": bos, "do_sample": True, "eos_token_id": eos, "temperature": 0.6, "top_p": 0.95}
         (folder / "generation_config.json").write_text(json.dumps(sampling, indent=1) + "\n")
-        header, data, offset = {"__metadata__": {"format": "pt"}}, [], 0
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        data, offset = [], 0
         for name, parameter in sorted(self.named_parameters()):
             raw = parameter.detach().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
             header[f"model.{name}"] = {
                 "dtype": "BF16", "shape": list(parameter.shape), "data_offsets": [offset, offset + len(raw)],
-            }  # type: ignore[assignment]  # fmt: skip
+            }  # fmt: skip
             data.append(raw)
             offset += len(raw)
         text = json.dumps(header, separators=(",", ":")).encode()

@@ -107,7 +107,11 @@ def story(random: Random, language: Language, operator: str, a: int, b: int) -> 
 def other(random: Random, language: Language) -> tuple[str, str]:
     """A question that is no arithmetic the model knows, and a thought about it."""
     chance = random.random()
-    if chance < 0.3:
+    if chance < 0.02:
+        question = _babble(random, language, most=200)
+    elif chance < 0.04:
+        question = _babble(random, language, most=2) * random.randrange(2, 150)
+    elif chance < 0.3:
         question = _babble(random, language)
     else:
         question = _filled(random, language, _PHRASES[language]["other_numbers" if chance < 0.6 else "other"])
@@ -125,6 +129,7 @@ def _filled(random: Random, language: Language, templates: Sequence[str]) -> str
         t=topic(), u=topic(), p=random.choice(says["places"]), q=random.choice(says["places"]),
         n=random.randrange(10, 3000), m=random.randrange(2, 20), k=random.randrange(2, 10),
         d=f"{random.randrange(0, 100)}.{random.randrange(1, 100)}",
+        k2=random.randrange(2, 10), n3=random.randrange(100, 1000), n3b=random.randrange(100, 1000),
         n4=random.randrange(1000, 10_000), n5=random.randrange(100, 100_000),
         huge=random.randrange(10**6, 10 ** random.randrange(7, 20)),
         huge2=random.randrange(10, 10 ** random.randrange(3, 12)),
@@ -153,14 +158,14 @@ def _babble(random: Random, language: Language, most: int = 30) -> str:
         else:
             words.append(random.choice((*_SCRAPS[:6], str(random.randrange(3000)), *_SCRAPS[6:])))
     text = (" " if language == "en" else "").join(words)
-    return (text.capitalize() if random.random() < 0.5 else text) + random.choice(says["ends"])
+    return (text.capitalize() if random.random() < 0.5 else text) + str(random.choice(says["ends"]))
 
 
 def system_prompt(random: Random) -> str:
     """What somebody may have set for all chats; it changes nothing."""
-    return random.choice(_PHRASES["system_prompts"])
+    return str(random.choice(_PHRASES["system_prompts"]))
 
 
 def cut_off(random: Random, language: Language) -> str:
     """How a thought ends that was stopped from outside; may be empty."""
-    return random.choice(_PHRASES[language]["cut_off"])
+    return str(random.choice(_PHRASES[language]["cut_off"]))

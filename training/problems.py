@@ -62,8 +62,16 @@ def is_held_out(operator: str, a: int, b: int) -> bool:
     return zlib.crc32(f"{a}{operator}{b}".encode()) % _HELD_OUT == 0
 
 
+def was_never_stated(operator: str, a: int, b: int) -> bool:
+    """Whether no line of training says this, be it to check another result: a sum by a difference, or the reverse."""
+    if operator == "-" and a < b:
+        return is_held_out("-", a, b) and was_never_stated("-", b, a)
+    checked_by = {"+": [("-", a + b, a), ("-", a + b, b)], "-": [("+", a - b, b)], "×": []}
+    return is_held_out(operator, a, b) and all(is_held_out(*it) for it in checked_by[operator])
+
+
 def lesson(random: Random, kind: Kind, *, held_out: bool = False) -> Lesson:
-    """One of a kind. held_out: of the problems that training never asks."""
+    """One of a kind. held_out: of the problems that training never shows."""
     language: Language = "zh" if random.random() < 0.4 else "en"
     words = WORDS[language]
     if kind == "other":
@@ -71,11 +79,11 @@ def lesson(random: Random, kind: Kind, *, held_out: bool = False) -> Lesson:
         return Lesson(kind, language, question, said, words.what_i_am, None)
     while True:
         first, *rest = _numbers(random, kind)
+        if held_out and not was_never_stated(rest[0][0], first, rest[0][1]):
+            continue
         thought = Thought(words)
         result = _think(thought, first, rest, random)
-        if held_out == is_held_out(*thought.solved[0]) and (
-            held_out or not any(is_held_out(*it) for it in thought.solved)
-        ):
+        if held_out or not any(is_held_out(*it) for it in thought.solved):
             break
     expression = " ".join([str(first), *(f"{operator} {number}" for operator, number in rest)])
     if kind == "word":
@@ -110,6 +118,7 @@ def _check(thought: Thought, a: int, operator: str, b: int, result: int) -> None
         thought.say(words.check_product, x=x, y=y, z=x * y, result=result, last=result % 10)
     else:
         back = "-" if operator == "+" else "+"
+        thought.solved.append((back, result, b))
         thought.say(words.check, result=result, sign=back, b=b, a=a)
     thought.say(words.result, result=result)
 
@@ -230,7 +239,7 @@ def _numbers(random: Random, kind: Kind) -> tuple[int, *tuple[tuple[str, int], .
         return _number(random, 6), ("+", _number(random, 6))
     if kind == "difference":
         a, b = _number(random, 6), _number(random, 6)
-        return (max(a, b), ("-", min(a, b))) if random.random() < 0.9 else (a, ("-", b))
+        return (max(a, b), ("-", min(a, b))) if random.random() < 0.7 else (a, ("-", b))
     if kind == "chain":
         while True:
             a, b, c = (_number(random, 3) for _ in range(3))
@@ -244,7 +253,7 @@ def _numbers(random: Random, kind: Kind) -> tuple[int, *tuple[tuple[str, int], .
 
 def _number(random: Random, digits: int) -> int:
     """With one to so many digits; three are the most frequent."""
-    length = random.choices(range(1, digits + 1), weights=(4, 6, 10, 3, 1.5, 1.5)[:digits])[0]
+    length = random.choices(range(1, digits + 1), weights=(4, 6, 10, 4, 3, 3)[:digits])[0]
     return random.randrange(10 ** (length - 1) if length > 1 else 0, 10**length)
 
 
