@@ -235,7 +235,7 @@ def test_a_broken_file_in_the_list(cache: Path) -> None:
     line = next(line for line in out.splitlines() if line.startswith("broken-Q4_0"))
     assert "broken" in line.split()[2:]
     assert "broken-Q4_0.gguf" in err
-    assert len(out.splitlines()) == 1 + 6 + 1
+    assert len(out.splitlines()) == 1 + 7 + 1, "the models, and one inside"
     assert "broken-Q4_0.gguf" in {e["name"]: e["problem"] for e in json.loads(run("list", "--json")[0])}["broken-Q4_0"]
     run("show", "broken-Q4_0", code=ExitCode.BAD_FILE)
     run("verify", "broken-Q4_0", code=ExitCode.BAD_FILE)
@@ -249,7 +249,7 @@ def test_the_list_on_a_terminal(cache: Path, columns: int) -> None:
     screen = Screen(["list"], columns=columns)
     assert screen.wait() == 0
     rows = [line for line in screen.text.splitlines() if line.strip()]
-    assert len(rows) == 1 + 7, "no row wraps"
+    assert len(rows) == 1 + 8, "no row wraps"
     assert ("ORIGIN" in rows[0]) == (columns == 100)
 
 
@@ -351,4 +351,5 @@ def test_yes_pulls(hub: Hub) -> None:
     hub.log.clear()
     assert run("chat", "-m", "1.5b", "?")[0] == "47 + 85 = **132**\n"
     assert hub.log == []
-    assert [entry["name"] for entry in json.loads(run("list", "--json")[0])] == ["r1-qwen-1.5b:q8_0"]
+    names = [entry["name"] for entry in json.loads(run("list", "--json")[0])]
+    assert names == ["inside:q8_0", "r1-qwen-1.5b:q8_0"]

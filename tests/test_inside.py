@@ -45,12 +45,13 @@ def no_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "empty"))
 
 
-def run(*arguments: str | Path, code: int = 0, before: str = "") -> tuple[str, str]:
+def run(*arguments: str | Path, code: int = 0, before: str = "", cwd: Path | None = None) -> tuple[str, str]:
     """The program, with some Python run in front of it; stdout and stderr."""
     start = f"{before}\nfrom r1local.__main__ import main\nmain()"
     result = subprocess.run(
-        [sys.executable, "-c", start, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, timeout=120
-    )
+        [sys.executable, "-c", start, *map(str, arguments)],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=120, cwd=cwd,
+    )  # fmt: skip
     out, err = result.stdout.decode(), result.stderr.decode()
     assert result.returncode == code, err
     assert "Traceback" not in err
@@ -181,7 +182,8 @@ def test_a_damaged_file_is_noticed(inside: Path, tmp_path: Path, monkeypatch: py
     content[-1000] ^= 1
     damaged.write_bytes(content)
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    err = run("chat", "-m", "inside", "?", code=ExitCode.BAD_FILE)[1]
+    # Elsewhere than in the repository, which Python would look into first.
+    err = run("chat", "-m", "inside", "?", code=ExitCode.BAD_FILE, cwd=tmp_path)[1]
     assert "damaged" in err
     assert "Install r1local again" in err
 

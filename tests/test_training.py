@@ -114,7 +114,7 @@ def test_sums_and_products_are_held_out_either_way_round(a: int, b: int) -> None
 @pytest.mark.parametrize("exam", [*examine.MAIN, *examine.FURTHER], ids=lambda exam: exam.name)
 def test_there_are_enough_problems_of_each_kind(exam: examine.Exam) -> None:
     asked = examine.problems(exam, 20, examine.SEED)
-    assert len(asked) == len({it.expression for it in asked}) >= 10
+    assert len(asked) == len({it.expression for it in asked}) >= (10 if exam in examine.MAIN else 3)
     assert asked == examine.problems(exam, 20, examine.SEED)
     if exam.kind == "product":
         assert all(len(number) == 2 for it in asked for number in it.expression.split(" × ")[1:])

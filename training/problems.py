@@ -53,12 +53,12 @@ class Thought:
 def is_held_out(operator: str, a: int, b: int) -> bool:
     """Whether training never shows this. Sums and products are the same problem either way round.
 
-    Single digits are never held out: they are the tables that all else is made of.
+    What a column needs is never held out: the tables, and single digits added to or taken from less than a hundred.
     """
-    if a < 10 and b < 10:
-        return False
     if operator in "+×":
         a, b = max(a, b), min(a, b)
+    if b < 10 and a < (10 if operator == "×" else 100):
+        return False
     return zlib.crc32(f"{a}{operator}{b}".encode()) % _HELD_OUT == 0
 
 
