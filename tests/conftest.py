@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +41,11 @@ ADDRESSES = {
     "tunnel.example": ["198.18.0.7"],
     "nas.example": ["10.0.0.9"],
 }
+
+
+def pytest_configure() -> None:
+    """A shell's background programs ignore Ctrl-C, and so would those that tests start there and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
