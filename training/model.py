@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -137,15 +136,5 @@ class Qwen2(nn.Module):
         # How DeepSeek advises to draw from R1.
         sampling = {"bos_token_id": bos, "do_sample": True, "eos_token_id": eos, "temperature": 0.6, "top_p": 0.95}
         (folder / "generation_config.json").write_text(json.dumps(sampling, indent=1) + "\n")
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        data, offset = [], 0
-        for name, parameter in sorted(self.named_parameters()):
-            raw = parameter.detach().to(torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
-            header[f"model.{name}"] = {
-                "dtype": "BF16", "shape": list(parameter.shape), "data_offsets": [offset, offset + len(raw)],
-            }  # fmt: skip
-            data.append(raw)
-            offset += len(raw)
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
+        tensors = {f"model.{name}": it.detach().to(torch.bfloat16).contiguous() for name, it in self.named_parameters()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

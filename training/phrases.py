@@ -156,7 +156,7 @@ def _babble(random: Random, language: Language, most: int = 30) -> str:
                 letters, most_letters = "".join(map(chr, random.sample(_CHINESE, 40))), 2
             words.append("".join(random.choices(letters, k=random.randrange(1, most_letters + 1))))
         else:
-            words.append(random.choice((*_SCRAPS[:6], str(random.randrange(3000)), *_SCRAPS[6:])))
+            words.append(random.choice((*_SCRAPS, str(random.randrange(3000)))))
     text = (" " if language == "en" else "").join(words)
     return (text.capitalize() if random.random() < 0.5 else text) + str(random.choice(says["ends"]))
 

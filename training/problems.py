@@ -17,8 +17,6 @@ from training.phrases import WORDS, Language, Words
 
 Kind = Literal["sum", "difference", "product", "chain", "word", "other"]
 KINDS: tuple[Kind, ...] = ("sum", "difference", "product", "chain", "word", "other")
-LARGEST = 10**6
-"""Sums and differences are taught below this, products below it too (three digits by two)."""
 
 _HELD_OUT = 16  # one of so many problems
 
