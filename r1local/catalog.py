@@ -22,6 +22,8 @@ class Quantization:
     """Bits per weight of a whole file, roughly."""
     weight_bits: int
     """Bits of the bulk of the weights."""
+    older: bool = False
+    """Another one of about this size is better."""
 
 
 @dataclass(frozen=True, slots=True)

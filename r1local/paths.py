@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def checksums_file() -> Path:
     return home() / "cache" / "checksums.json"
 
 
+def bandwidth_file() -> Path:
+    """How fast memory was read when it was measured; safe to delete."""
+    return home() / "cache" / "bandwidth.json"
+
+
+def plans_file() -> Path:
+    """How models were loaded here, and what `bench --tune` found; safe to delete."""
+    return home() / "cache" / "plans.json"
+
+
 def usage_file() -> Path:
     """When each model was last used."""
     return home() / "cache" / "used.json"
@@ -62,6 +73,12 @@ def lock_file(target: Path) -> Path:
     """The lock of a file that is being made; not beside it, since a lock's own file must never be deleted."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(target))).hexdigest()[:32]
     return home() / "cache" / "locks" / f"{name}.lock"
+
+
+def former_build_folder() -> Path:
+    """The C library's former build while `r1local backend` changes it: of this environment, others have theirs."""
+    name = hashlib.sha256(os.fsencode(os.path.realpath(sys.prefix))).hexdigest()[:16]
+    return home() / "cache" / "former-build" / name
 
 
 def history_file() -> Path:

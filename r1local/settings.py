@@ -28,6 +28,14 @@ class Settings:
     ctx: int | None = None
     """Tokens of context."""
     threads: int | None = None
+    gpu_layers: int | None = None
+    """Layers on the GPU, the output counted as one more; -1 is all."""
+    kv_type: Literal["f16", "q8_0", "q4_0"] | None = None
+    """In what the KV cache is kept: q8_0 takes about half of f16."""
+    batch: int | None = None
+    """Most tokens in one decode call."""
+    margin: int | None = None
+    """MiB of each device's memory that are left to others."""
     max_tokens: int | None = None
     """Most tokens of a reply, its thought included."""
     temperature: float | None = None
@@ -44,7 +52,7 @@ class Settings:
     dry_allowed_length: int | None = None
 
 
-_LEAST = {"ctx": 256, "threads": 1, "max_tokens": 1}
+_LEAST = {"ctx": 256, "threads": 1, "gpu_layers": -1, "batch": 32, "margin": 0, "max_tokens": 1}
 
 
 def load_settings(path: Path | None = None) -> Settings:

@@ -9,6 +9,8 @@ import typer
 
 from r1local import __version__
 from r1local.cli import guarded
+from r1local.cli.backend_commands import backend_commands
+from r1local.cli.machine_commands import add_machine_commands
 from r1local.errors import ExitCode
 
 _EPILOG = "Exit codes: " + ", ".join(
@@ -96,6 +98,12 @@ def chat(
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer. May be given again.")] = None,
     ctx: Annotated[int | None, typer.Option(help="Tokens of context. Without it: what memory allows.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads. Without it: the usable cores.")] = None,
+    gpu_layers: Annotated[
+        int | None, typer.Option("--gpu-layers", help="Layers on the GPU, -1 is all. Without it: what fits.")
+    ] = None,
+    kv: Annotated[
+        str | None, typer.Option("--kv", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Pull a model that is not here without asking.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never offer to pull; open no connection.")] = False,
 ) -> None:
@@ -108,7 +116,7 @@ def chat(
     settings = {
         "model": model, "think": think, "system": system, "temperature": temperature, "top_p": top_p, "top_k": top_k,
         "min_p": min_p, "seed": seed, "repeat_penalty": repeat_penalty, "dry_multiplier": dry,
-        "max_tokens": max_tokens, "ctx": ctx, "threads": threads,
+        "max_tokens": max_tokens, "ctx": ctx, "threads": threads, "gpu_layers": gpu_layers, "kv_type": kv,
     }  # fmt: skip
     run_chat(
         ChatFlags(
@@ -336,3 +344,7 @@ def export(
     from r1local.cli.carry import run_export
 
     run_export(name, folder)
+
+
+app.add_typer(backend_commands(_EPILOG), name="backend")
+add_machine_commands(app, _EPILOG)

@@ -22,7 +22,7 @@ from r1local.conversation import Conversation, with_system
 from r1local.engine import EngineOptions, LlamaEngine, open_engine
 from r1local.errors import ModelNotFound, UsageError
 from r1local.events import AnswerDelta, Done, ThinkDelta, as_json
-from r1local.plan import best_to_pull, recommended_bytes
+from r1local.prepare.fit import recommended
 from r1local.settings import Settings, load_settings, merge_sampling, parse_settings
 from r1local.store import LocalModel, all_local, find
 from r1local.store.usage import mark_used
@@ -111,10 +111,12 @@ def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalMod
 
 def _real_one(catalog: Catalog) -> str:
     """What to type for a model that can do more: the best one for this machine."""
-    model = best_to_pull(catalog, hardware.detect())
-    if model is None:
-        return "`r1local models` lists real ones."
-    return f"A real one: r1local pull {model.aliases[0]} ({recommended_bytes(catalog, model) / 1e9:.1f} GB)"
+    best = recommended(catalog, hardware.with_bandwidth(hardware.detect()))
+    if best is None:
+        return "`r1local fit` lists real ones."
+    quantization = "" if best.quantization.name == best.model.recommended else f":{best.quantization.name.lower()}"
+    gigabytes = best.plan.shape.file_bytes / 1e9
+    return f"A real one: r1local pull {best.model.aliases[0]}{quantization} ({gigabytes:.1f} GB)"
 
 
 def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
@@ -129,7 +131,14 @@ def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
     try:
         return open_engine(
             local.path,
-            EngineOptions(n_ctx=settings.ctx, n_threads=settings.threads),
+            EngineOptions(
+                n_ctx=settings.ctx,
+                n_threads=settings.threads,
+                n_gpu_layers=settings.gpu_layers,
+                kv_type=settings.kv_type,
+                n_batch=settings.batch,
+                margin=None if settings.margin is None else settings.margin << 20,
+            ),
             thinks=local.model.thinks if local.model else None,
             on_notice=output.line,
             on_progress=progress,

@@ -7,7 +7,6 @@ from r1local.cli.output import Output
 from r1local.cli.pull import PullFlags, is_offline, pull
 from r1local.errors import ModelNotFound, R1Error
 from r1local.hub.names import parse_reference
-from r1local.plan import recommended_bytes
 from r1local.store import LocalModel, find, plainly_a_path
 
 
@@ -38,9 +37,5 @@ def _about(catalog: Catalog, name: str) -> str:
     if not model.gguf:
         return ""
     quantization = reference.quantization or model.recommended
-    size = (
-        model.file_bytes(catalog.quantization(quantization))
-        if reference.quantization
-        else recommended_bytes(catalog, model)
-    )
+    size = model.file_bytes(catalog.quantization(quantization))
     return f"about {size / 1e9:.1f} GB, licence {model.licences}"

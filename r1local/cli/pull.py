@@ -23,7 +23,7 @@ from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller, PullPlan
 from r1local.hub.repository import Repository
 from r1local.hub.trust import look_alike
-from r1local.plan import MemoryVerdict, memory_verdict
+from r1local.prepare.fit import MemoryVerdict, memory_verdict
 from r1local.store import LocalModel, find
 from r1local.terminal import clean_line
 from r1local.units import amount
@@ -171,7 +171,7 @@ def _announce(plan: PullPlan, catalog: Catalog, output: Output, flags: PullFlags
     """What will be fetched, from whom, how large, under which licence, and whether it will run here."""
     model = plan.reference.model or catalog.by_file_name(plan.offer.name.rpartition("/")[2])
     machine = hardware.detect()
-    memory = memory_verdict(plan.offer.size, model, machine)
+    memory = memory_verdict(plan.offer.size, model, catalog.known_quantization(plan.offer.quantization), machine)
     licence = model.licences if model else plan.repository.licence or "not stated"
     if flags.json:
         output.json(

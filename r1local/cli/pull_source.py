@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from r1local import __version__, hardware
-from r1local.catalog import Catalog
+from r1local.catalog import Catalog, load_catalog
 from r1local.checksums import Checksums
 from r1local.cli.output import Output, seconds
 from r1local.cli.progress import Transfer
@@ -18,8 +18,8 @@ from r1local.hub.client import Client
 from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
 from r1local.hub.names import Reference, parse_reference
 from r1local.hub.pull import Puller
-from r1local.plan import MemoryVerdict, memory_verdict
 from r1local.prepare import Job, kernels_here, target_for
+from r1local.prepare.fit import MemoryVerdict, memory_verdict
 from r1local.prepare.from_source import Preparer, SourcePlan, Standing
 from r1local.store import find
 from r1local.units import amount
@@ -105,7 +105,8 @@ def _shower(transfer: Transfer, plan: SourcePlan) -> Callable[[Standing], None]:
 
 def _announce(plan: SourcePlan, output: Output, flags: PullFlags) -> MemoryVerdict:
     machine = hardware.detect()
-    memory = memory_verdict(plan.size, plan.model, machine)
+    quantization = load_catalog().known_quantization(plan.checkpoint.wish.file_type)
+    memory = memory_verdict(plan.size, plan.model, quantization, machine)
     licence = plan.model.licences if plan.model else plan.repository.licence or "not stated"
     if flags.json:
         output.json(

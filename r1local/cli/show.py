@@ -13,8 +13,9 @@ from r1local.cli.list import ago
 from r1local.cli.output import Output, size
 from r1local.gguf_header import read_header
 from r1local.gguf_types import TENSOR_TYPES, ArrayInfo, GgufHeader
-from r1local.plan import default_context, kv_bytes_per_token
-from r1local.prepare import file_types, sizes_of
+from r1local.plan import choose, shape_of_file
+from r1local.prepare import file_types
+from r1local.prepare.sizes import sizes_of
 from r1local.store import LocalModel, find
 from r1local.store.usage import last_used
 from r1local.terminal import clean_line
@@ -112,13 +113,14 @@ def tensors_by_type(header: GgufHeader) -> dict[str, str]:
 
 def _memory(header: GgufHeader) -> dict[str, str]:
     machine = hardware.detect()
-    context = default_context(header, machine)
-    cache = context * kv_bytes_per_token(header)
-    return {
-        "weights": size(header.file_size),
-        "KV cache": f"{size(cache)} for the {context:,} tokens of context a chat would get now",
-        "together": f"{size(header.file_size + cache)}, and {size(machine.memory_available)} are free",
-    }
+    plan = choose(shape_of_file(header), machine)
+    found = {}
+    for use in (use for use in plan.memory if use.total):
+        found[clean_line(use.device)] = (
+            f"{size(use.total)} of {size(use.room)} that can be used: weights {size(use.weights)}, KV cache "
+            f"{size(use.kv_cache)}, compute {size(use.compute)}, other {size(use.output + use.other)}"
+        )
+    return {**found, "context": f"{plan.n_ctx:,} tokens in {plan.kv_type}, as a chat would get now"}
 
 
 def _other_sizes(model: Model | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from r1local.gguf_header import read_header
 from r1local.template import ChatTemplate, Segment
 
 if TYPE_CHECKING:
-    from r1local.engine.model import Model
+    from r1local.engine.loading import Loaded
     from r1local.engine.scheduler import Scheduler
 
 __all__ = [
@@ -31,17 +31,23 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to load a model. None leaves the choice to this machine."""
+    """How to load a model. None leaves the choice to the plan for this machine."""
 
     n_ctx: int | None = None
     """Tokens of context, shared by all sequences."""
     n_seq_max: int = 1
     """Replies that may be under way at once."""
     n_threads: int | None = None
-    n_gpu_layers: int = -1
-    """Layers on the GPU, where the build has one; -1 is all."""
-    n_batch: int = 512
+    n_gpu_layers: int | None = None
+    """Layers on GPUs, the output counted as one more; -1 is all."""
+    kv_type: str | None = None
+    """Of the KV cache, a name in plan.KV_TYPES."""
+    n_batch: int | None = None
     """Most tokens in one decode call."""
+    repack: bool | None = None
+    """Copy weights into this processor's own layout."""
+    margin: int | None = None
+    """Bytes of each device's memory to leave free."""
 
 
 class Engine(Protocol):
@@ -65,10 +71,12 @@ class Engine(Protocol):
 class LlamaEngine:
     """A model file, loaded."""
 
-    def __init__(self, model: Model, scheduler: Scheduler, template: ChatTemplate) -> None:
+    def __init__(self, loaded: Loaded, scheduler: Scheduler, template: ChatTemplate) -> None:
         self.template = template
         self.n_ctx = scheduler.n_ctx
-        self._model = model
+        self.loaded = loaded
+        """The plan it was loaded by, and what it took."""
+        self._model = loaded.model
         self._scheduler = scheduler
 
     def encode(self, segments: Sequence[Segment]) -> list[int]:
@@ -109,40 +117,19 @@ def open_engine(
     `thinks` says that it is a reasoning model; None asks its template. `on_notice` gets sentences for the
     user, `on_progress` the share loaded; what that raises stops the loading. Raises R1Error.
     """
-    from r1local import hardware, plan
-
     options = options or EngineOptions()
     header = read_header(path)
-    machine = hardware.detect()
-    threads = options.n_threads or machine.usable_cores
-    n_ctx = options.n_ctx or plan.default_context(header, machine)
-    plan.check_context(header, n_ctx, machine)
-    trained = header.integer("context_length")
-    if trained and n_ctx > trained:
-        on_notice(f"This model was trained for {trained:,} tokens; it gets worse beyond them.")
     with ExitStack() as on_failure:
         # Its process starts while the model loads.
         template = ChatTemplate(header.chat_template, thinks=thinks)
         on_failure.callback(template.close)
 
-        from r1local.engine import selftest
-        from r1local.engine.context import Context
-        from r1local.engine.model import Model
+        from r1local.engine.loading import load
         from r1local.engine.scheduler import Scheduler
 
-        verdict = selftest.check(header, n_threads=threads, n_gpu_layers=options.n_gpu_layers, on_notice=on_notice)
-        model = Model(path, verdict.features, n_gpu_layers=options.n_gpu_layers, on_progress=on_progress)
-        on_failure.callback(model.close)
-        template.set_tokens(bos=model.bos_text, eos=model.eos_text)
-        context = Context(
-            model,
-            verdict.features,
-            n_ctx=n_ctx,
-            n_batch=options.n_batch,
-            n_seq_max=options.n_seq_max,
-            n_threads=threads,
-        )
-        on_failure.callback(context.close)
-        engine = LlamaEngine(model, Scheduler(model, context, n_seq_max=options.n_seq_max), template)
+        loaded = load(header, options, on_notice=on_notice, on_progress=on_progress)
+        on_failure.callback(loaded.close)
+        template.set_tokens(bos=loaded.model.bos_text, eos=loaded.model.eos_text)
+        engine = LlamaEngine(loaded, Scheduler(loaded.model, loaded.context, n_seq_max=options.n_seq_max), template)
         on_failure.pop_all()
     return engine

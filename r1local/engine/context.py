@@ -13,6 +13,8 @@ from r1local.engine.library import forget_log, library, logged_errors
 from r1local.engine.model import Features, Model
 from r1local.errors import EngineError, OutOfMemory
 
+# enum ggml_type
+_KV_TYPE_IDS = {"f16": 1, "q8_0": 8, "q4_0": 2}
 # No vocabulary here has so many bytes to a token on average that a longer prompt could fit.
 _MOST_BYTES_PER_TOKEN = 16
 
@@ -76,8 +78,9 @@ class Context:
         n_batch: int,
         n_seq_max: int,
         n_threads: int,
+        kv_type: str = "f16",
     ) -> None:
-        """Raises OutOfMemory."""
+        """`kv_type`: of keys and values, a name in plan.KV_TYPES. Raises OutOfMemory."""
         self._lib = lib = library()
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -89,7 +92,9 @@ class Context:
         params.n_threads = params.n_threads_batch = n_threads
         # One pool of cells for all sequences, so that a shared prefix is stored once.
         params.kv_unified = True
-        params.flash_attn_type = -1 if features.flash_attention else 0
+        # By itself the library turns it off where a device has no kernel for it; quantized values cannot do without.
+        params.flash_attn_type = 0 if not features.flash_attention else -1 if kv_type == "f16" else 1
+        params.type_k = params.type_v = _KV_TYPE_IDS[kv_type]
         params.no_perf = True
         # The library asks between the nodes of a graph whether to stop. A Python function there would take
         # the interpreter's lock a thousand times a token; strlen of a buffer we write to is the same question.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import re
 from collections import deque
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +20,11 @@ from r1local.errors import LibraryMissing, R1Error
 from r1local.terminal import clean_line
 
 SPIN_COUNT = 2000
+PACKAGE = "llama-cpp-python"
 
 _logged: deque[tuple[int, str]] = deque(maxlen=200)  # level and line
+_BUFFER = re.compile(r"^\w+: +(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
+_buffers: list[tuple[str, str, int]] = []
 
 
 @lru_cache(maxsize=1)
@@ -39,13 +43,30 @@ def library() -> Any:
     try:
         from llama_cpp import llama_cpp
     except Exception as error:  # a broken build raises OSError, RuntimeError, AttributeError, anything
+        from r1local.engine.former_build import is_unfinished
+
         raise LibraryMissing(
             f"llama-cpp-python cannot be loaded: {error}.",
-            "Install it again: pip install --force-reinstall --no-cache-dir llama-cpp-python==0.3.36",
+            "An installation was not finished. To put the former build back: r1local backend"
+            if is_unfinished()
+            else f"Install it again: pip install --force-reinstall --no-cache-dir {requirement()}",
         ) from error
     llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+@lru_cache(maxsize=1)
+def requirement() -> str:
+    """The library as r1local's metadata asks for it, "llama-cpp-python==0.3.36"; without metadata the name alone."""
+    from importlib import metadata
+
+    try:
+        wanted = metadata.requires("r1local") or []
+    except metadata.PackageNotFoundError:  # a copy of the sources that nobody installed
+        wanted = []
+    found = (re.match(r"llama[-_.]cpp[-_.]python *== *[\w.]+", line, re.IGNORECASE) for line in wanted)
+    return next((match.group().replace(" ", "") for match in found if match), PACKAGE)
 
 
 def child_environment() -> dict[str, str]:
@@ -63,6 +84,19 @@ def forget_log() -> None:
 def logged_errors() -> list[str]:
     """What the library called errors since `forget_log`. Why a call failed stands there and nowhere else."""
     return [line for level, line in _logged if level >= logging.ERROR]
+
+
+def forget_buffers() -> None:
+    """Start anew, in front of a model's loading."""
+    _buffers.clear()
+
+
+def logged_buffers() -> list[tuple[str, str, int]]:
+    """What the library allocated since `forget_buffers`: device, "model", "KV", "compute" or "output", and bytes.
+
+    There is no other way to ask it.
+    """
+    return list(_buffers)
 
 
 def library_folder() -> Path:
@@ -106,6 +140,8 @@ def _log_callback(llama_cpp: Any) -> Any:
             for whole in filter(str.strip, ended):
                 shown = clean_line(whole)
                 _logged.append((line_level, shown))
+                if " buffer size" in shown and (found := _BUFFER.match(shown)):
+                    _buffers.append((found[1], found[2], int(float(found[3]) * (1 << 20))))
                 logger.log(line_level, "%s", shown)
         except Exception:  # an exception cannot cross the C library
             line = ""

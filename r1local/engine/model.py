@@ -42,9 +42,10 @@ class Model:
         features: Features,
         *,
         n_gpu_layers: int = -1,
+        tensor_split: Sequence[int] = (),
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Load `path`. `on_progress` gets 0.0 to 1.0; what it raises stops the loading and comes out here.
+        """Load `path`. `tensor_split`: shares of the GPUs. `on_progress` gets 0.0 to 1.0; what it raises stops the loading and comes out here.
 
         Raises UnsupportedModel, OutOfMemory or ModelFileError.
         """
@@ -57,6 +58,9 @@ class Model:
         params.use_extra_bufts = features.extra_buffers and (features.amx or not _amx_allowed)
         params.load_mode = 1 if features.mmap else 0
         params.n_gpu_layers = n_gpu_layers
+        shares = (ctypes.c_float * max(1, lib.llama_max_devices()))(*tensor_split)
+        if tensor_split:
+            params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
         raised: list[BaseException] = []
 
         def progress(share: float, _: object) -> bool:

@@ -117,35 +117,6 @@ def planned_size(folder: Path, job: Job) -> int:
         return CheckpointConversion(folder, job.wish(), origin_of(folder), imatrix).layout.data_size
 
 
-def sizes_of(model: Model, types: list[str]) -> dict[str, int]:
-    """Bytes of the tensors of a catalog model in each type, from the catalog's numbers; nothing for a model whose
-    kind is not converted. Only Llama's factors for long contexts are missing, some hundred bytes.
-    """
-    from quantize.architectures import class_of, config_of
-    from quantize.errors import QuantizeError
-    from quantize.layout import plan
-    from quantize.recipes import Wish
-
-    fields = {
-        "hidden_size": model.hidden, "num_hidden_layers": model.layers, "num_attention_heads": model.heads,
-        "num_key_value_heads": model.kv_heads, "head_dim": model.head_size, "intermediate_size": model.feed_forward,
-        "vocab_size": model.vocabulary,
-    }  # fmt: skip
-    try:
-        kind = class_of(model.family)
-        for tied in (False, True):
-            config = config_of({**fields, "architectures": [kind], "tie_word_embeddings": tied})
-            if plan(config, Wish("F16")).parameters == model.parameters:
-                # Small types need an importance matrix, and are sized as with one.
-                return {
-                    name: plan(config, Wish(name), has_imatrix=name.startswith(("IQ1", "IQ2"))).data_size
-                    for name in types
-                }
-    except QuantizeError:
-        pass
-    return {}
-
-
 def source_of(name: str, catalog: Catalog) -> Path:
     """The checkpoint folder or .gguf file that `name` means: a path, or a model whose checkpoint is in the cache.
 

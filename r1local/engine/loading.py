@@ -1,0 +1,260 @@
+"""Loads a model by a plan, gives way where there is not enough memory after all, and remembers how it went."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from r1local import hardware
+from r1local.engine import EngineOptions, selftest
+from r1local.engine.context import Context
+from r1local.engine.devices import Device, devices
+from r1local.engine.library import forget_buffers, logged_buffers
+from r1local.engine.model import Features, Model
+from r1local.engine.verdicts import machine as build_and_processor
+from r1local.errors import OutOfMemory
+from r1local.gguf_types import GgufHeader
+from r1local.hardware import Hardware
+from r1local.hardware.gpu import Gpu, Kind
+from r1local.plan import Plan, Wishes, choose, shape_of_file
+from r1local.plan.choose import lower
+from r1local.plan.learnt import Learnt, Lowered, Measured, Tuned, forget, remember
+
+_GPU_KINDS: dict[str, Kind] = {"CUDA": "cuda", "Metal": "metal", "MTL": "metal", "ROCm": "rocm"}
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model in memory, with a context to decode in."""
+
+    model: Model
+    context: Context
+    plan: Plan
+    features: Features
+    measured: Measured
+    """Memory when it was loaded; its `real` grows with use: `memory_now` tells."""
+
+    def close(self) -> None:
+        self.context.close()
+        self.model.close()
+
+    def memory_now(self) -> Measured:
+        return replace(self.measured, real=peak_memory())
+
+
+def load(
+    header: GgufHeader,
+    options: EngineOptions,
+    *,
+    on_notice: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[float], None] = lambda _: None,
+) -> Loaded:
+    """Raises OutOfMemory when nothing smaller is left to try, and what Model and the self-test raise."""
+    machine = usable(hardware.detect())
+    learnt = Learnt.load()
+    key = key_of(header, machine)
+    asked = Wishes(
+        n_ctx=options.n_ctx,
+        kv_type=options.kv_type,
+        n_gpu_layers=options.n_gpu_layers,
+        n_threads=options.n_threads,
+        n_batch=options.n_batch,
+        n_seq_max=options.n_seq_max,
+        repack=options.repack,
+        margin=options.margin,
+    )
+    wishes = _with_tuned(asked, learnt.tuned(tuning_key(header, machine)), machine)
+    shape = shape_of_file(header)
+    plan = choose(shape, machine, wishes)
+    check_possible(plan, asked, machine)
+    features = selftest.check(
+        header, n_threads=plan.n_threads, n_gpu_layers=plan.n_gpu_layers, on_notice=on_notice
+    ).features
+    if not features.flash_attention:
+        wishes = replace(wishes, flash_attention=False)
+    if wishes.repack is None and features.amx and "AMX" in machine.instruction_sets:
+        wishes = replace(wishes, repack=True)  # AMX works on weights in a layout of its own
+    plan = choose(shape, machine, wishes)
+    remembered = learnt.lowered(key, _memory_free(machine))
+    if remembered is not None:
+        plan = choose(shape, machine, _as_remembered(wishes, remembered, plan))
+    if plan.n_ctx > shape.trained_context > 0:
+        on_notice(f"This model was trained for {shape.trained_context:,} tokens; it gets worse beyond them.")
+    for warning in plan.warnings:
+        on_notice(warning)
+    was_lowered = False
+    while True:
+        try:
+            loaded = _load(header.path, plan, features, on_progress)
+            break
+        except OutOfMemory:
+            less = lower(plan, wishes)
+            if less is None:
+                raise
+            smaller = choose(shape, machine, less)
+            on_notice(f"There was not enough memory for {described(plan)}; trying {described(smaller)}.")
+            plan, was_lowered = smaller, True
+    if was_lowered:
+        lowered = Lowered(plan.n_ctx, plan.kv_type, plan.n_gpu_layers, _memory_free(machine))
+        remember("lowered", key, lowered)
+    elif remembered is None and learnt.has("lowered", key):
+        forget("lowered", key)
+    if learnt.differs(key, loaded.measured):
+        remember("measured", key, loaded.measured)
+    return loaded
+
+
+def _load(path: Path, plan: Plan, features: Features, on_progress: Callable[[float], None]) -> Loaded:
+    settings = plan.settings
+    # Weights in a layout of their own are copies: mapping the file beside them would only take its room twice.
+    used = replace(
+        features,
+        extra_buffers=features.extra_buffers and settings.repack,
+        mmap=features.mmap and not settings.repack,
+        flash_attention=features.flash_attention and settings.flash_attention,
+    )
+    forget_buffers()
+    model = Model(path, used, n_gpu_layers=plan.n_gpu_layers, tensor_split=plan.tensor_split, on_progress=on_progress)
+    try:
+        context = Context(
+            model,
+            used,
+            n_ctx=settings.n_ctx,
+            n_batch=settings.n_ubatch,
+            n_seq_max=settings.n_seq_max,
+            n_threads=plan.n_threads,
+            kv_type=settings.kv_type,
+        )
+    except BaseException:
+        model.close()
+        raise
+    return Loaded(model, context, plan, used, _measured(plan))
+
+
+def _measured(plan: Plan) -> Measured:
+    """The library's buffers beside the planned ones."""
+    on_processor = {"model": 0, "KV": 0, "compute": 0, "output": 0}
+    parts: dict[str, tuple[int, int]] = {}
+    found: dict[str, dict[str, int]] = {}
+    for name, part, size in logged_buffers():
+        # Buffers in the machine's memory are called CPU, CPU_Mapped, CPU_REPACK, CUDA_Host and the like.
+        if name.startswith("CPU") or name.endswith("_Host") or name == "AMX":
+            on_processor[part] += size
+        else:
+            sizes = found.setdefault(
+                name.removesuffix("_Private").removesuffix("_Mapped"), dict.fromkeys(on_processor, 0)
+            )
+            sizes[part] += size
+    used = [("processor", on_processor), *found.items()]
+    for use, (_, sizes) in zip([use for use in plan.memory if use.total], used, strict=False):
+        planned = {"model": use.weights, "KV": use.kv_cache, "compute": use.compute, "output": use.output}
+        for part, size in sizes.items():
+            if size or planned[part]:
+                parts[f"{use.device} {part}"] = (planned[part], size)
+    return Measured(plan.memory[0].total, peak_memory(), parts)
+
+
+def peak_memory() -> int:
+    """Bytes of memory this process has held at most, mapped files included."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def usable(machine: Hardware) -> Hardware:
+    """The machine with those GPUs that the installed library can use, and as much of them as is free now."""
+    found = [device for device in devices() if device.is_gpu]
+    return replace(machine, gpus=tuple(_as_gpu(device, machine) for device in found))
+
+
+def _as_gpu(device: Device, machine: Hardware) -> Gpu:
+    """A device of the library, with what the hardware's own probe knows of it."""
+    backend = device.name.rstrip("0123456789")
+    known = next(
+        (gpu for gpu in machine.gpus if gpu.name in device.description or device.description in gpu.name), None
+    )
+    unified = device.kind == "igpu" or (known is not None and known.unified)
+    total, free = device.memory_total, device.memory_free
+    return Gpu(
+        name=device.description or device.name,
+        kind=_GPU_KINDS.get(backend, "vulkan"),
+        memory_total=total,
+        memory_free=min(free, machine.memory_available) if unified else free,
+        bandwidth=known.bandwidth if known else 0.0,
+        speed_class=known.speed_class if known else "",
+        unified=unified,
+    )
+
+
+def check_possible(plan: Plan, asked: Wishes, machine: Hardware) -> None:
+    """Raises OutOfMemory when a context that was asked for is larger than all the memory there is."""
+    if asked.n_ctx is None or plan.fits:
+        return
+    use = plan.memory[0]
+    # The weights may stay in the file and be read again and again; these must be in memory.
+    needed = use.kv_cache + use.compute
+    if needed > machine.memory_total:
+        per_token = max(1, needed // plan.n_ctx)
+        most = machine.memory_total // 2 // per_token // 256 * 256
+        raise OutOfMemory(
+            f"A context of {plan.n_ctx:,} tokens needs {needed / 2**30:,.0f} GiB of memory, "
+            f"and this machine has {machine.memory_total / 2**30:,.0f}.",
+            f"Try --ctx {min(most, plan.shape.trained_context or most)}",
+        )
+
+
+def described(plan: Plan) -> str:
+    """A plan in a few words, for people."""
+    layers = f", {plan.n_gpu_layers} layers on the GPU" if plan.gpus else ""
+    return f"{plan.n_ctx:,} tokens of context in {plan.kv_type}{layers}"
+
+
+def key_of(header: GgufHeader, machine: Hardware) -> str:
+    """What a lowered plan holds for: machine, build and file."""
+    return machine_key(machine) + header.path.name
+
+
+def tuning_key(header: GgufHeader, machine: Hardware) -> str:
+    """What tuned settings hold for: machine, build, and the model's kind and size."""
+    return f"{machine_key(machine)}{header.architecture} {header.parameters} {header.quantization}"
+
+
+def machine_key(machine: Hardware) -> str:
+    names = ", ".join(gpu.name for gpu in machine.gpus)
+    return f"{build_and_processor()}|{machine.usable_cores} cores|{names}|"
+
+
+def _memory_free(machine: Hardware) -> int:
+    return machine.memory_available + sum(gpu.memory_free for gpu in machine.gpus if not gpu.unified)
+
+
+def _with_tuned(wishes: Wishes, tuned: Tuned | None, machine: Hardware) -> Wishes:
+    """What was tuned, where the user does not say otherwise."""
+    if tuned is None:
+        return wishes
+    return replace(
+        wishes,
+        n_threads=wishes.n_threads or min(tuned.n_threads, machine.usable_cores),
+        n_batch=wishes.n_batch or tuned.n_batch,
+        repack=tuned.repack if wishes.repack is None else wishes.repack,
+        flash_attention=wishes.flash_attention and tuned.flash_attention,
+    )
+
+
+def _as_remembered(wishes: Wishes, remembered: Lowered, plan: Plan) -> Wishes:
+    """No more than what worked before, where the user does not say otherwise."""
+    return replace(
+        wishes,
+        n_ctx=wishes.n_ctx or min(remembered.n_ctx, plan.n_ctx),
+        kv_type=wishes.kv_type or remembered.kv_type,
+        n_gpu_layers=(
+            min(remembered.n_gpu_layers, plan.n_gpu_layers) if wishes.n_gpu_layers is None else wishes.n_gpu_layers
+        ),
+    )

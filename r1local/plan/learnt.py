@@ -1,0 +1,136 @@
+"""What running models on this machine taught: plans that had to be lowered, memory really used, tuned settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from r1local import paths
+from r1local.errors import R1Error
+from r1local.plan.choose import Wishes
+
+_MOST_ENTRIES = 200
+# With so much more memory free than when a plan failed, the larger one is tried again.
+_WORTH_ANOTHER_TRY = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """What a model was loaded with when more did not work."""
+
+    n_ctx: int
+    kv_type: str
+    n_gpu_layers: int
+    memory_free: int
+    """Bytes that were free then, on all devices together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Memory in bytes, planned and real."""
+
+    planned: int
+    real: int
+    parts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """For each device and part, such as "CUDA0 KV": planned and real."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What `bench --tune` found fastest."""
+
+    n_threads: int
+    n_batch: int
+    repack: bool
+    flash_attention: bool
+    kv_type: str = "f16"
+    decode: float = 0.0
+    """Tokens a second."""
+    prefill: float = 0.0
+
+
+_KINDS: dict[str, Any] = {"lowered": Lowered, "measured": Measured, "tuned": Tuned}
+
+
+class Learnt:
+    """plans.json: {"lowered" | "measured" | "tuned": {key: {...}}}. A broken file is as good as none.
+
+    A key names the machine, the build and the model's file or kind.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = {
+            kind: dict(found) if isinstance(found := data.get(kind), dict) else {} for kind in (*_KINDS, "told")
+        }
+
+    @classmethod
+    def load(cls) -> Learnt:
+        try:
+            data = json.loads(paths.plans_file().read_bytes())
+        except (OSError, ValueError, RecursionError):
+            data = {}
+        return cls(data if isinstance(data, dict) else {})
+
+    def lowered(self, key: str, memory_free: int) -> Lowered | None:
+        """What worked before, unless there is so much more memory now that more may work."""
+        found = self._get("lowered", key)
+        if not isinstance(found, Lowered) or memory_free > found.memory_free * _WORTH_ANOTHER_TRY:
+            return None
+        return found
+
+    def tuned(self, key: str) -> Tuned | None:
+        found = self._get("tuned", key)
+        return found if isinstance(found, Tuned) else None
+
+    def measured(self, machine: str) -> dict[str, Measured]:
+        """By the rest of the key, for every model that was loaded on this machine."""
+        found = {key: self._get("measured", key) for key in self._data["measured"] if key.startswith(machine)}
+        return {key.removeprefix(machine): entry for key, entry in found.items() if isinstance(entry, Measured)}
+
+    def has(self, kind: str, key: str) -> bool:
+        return key in self._data[kind]
+
+    def differs(self, key: str, now: Measured) -> bool:
+        """Whether what is remembered of this model's memory is another plan's, or nothing."""
+        before = self._get("measured", key)
+        return not isinstance(before, Measured) or before.planned != now.planned
+
+    def was_told(self, sentence: str) -> bool:
+        return sentence in self._data["told"]
+
+    def _get(self, kind: str, key: str) -> Any:
+        entry: Any = self._data[kind].get(key)
+        made: Any = _KINDS[kind]
+        try:
+            found = made(**entry)
+            if not all(isinstance(value, (int, float, str, bool, dict)) for value in entry.values()):
+                return None
+            Wishes(n_ctx=int(getattr(found, "n_ctx", 1)))
+            return found
+        except (TypeError, ValueError):
+            return None
+
+
+def remember(kind: str, key: str, entry: Any) -> None:
+    """Add to what is on disk now: another process may have learnt something meanwhile. Never raises."""
+    latest = Learnt.load()
+    entries = latest._data[kind]
+    entries.pop(key, None)
+    entries[key] = asdict(entry) if kind in _KINDS else entry
+    while len(entries) > _MOST_ENTRIES:
+        del entries[next(iter(entries))]
+    try:
+        paths.atomic_write(paths.plans_file(), json.dumps(latest._data, indent=1).encode())
+    except (OSError, R1Error):
+        pass  # a full or read-only disk: it is learnt again
+
+
+def forget(kind: str, key: str) -> None:
+    latest = Learnt.load()
+    if latest._data[kind].pop(key, None) is not None:
+        try:
+            paths.atomic_write(paths.plans_file(), json.dumps(latest._data, indent=1).encode())
+        except (OSError, R1Error):
+            pass

@@ -1,0 +1,68 @@
+"""What a plan promises: tokens a second, and one word about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from r1local.hardware import Hardware, processor_class
+from r1local.hardware.gpu import Gpu
+from r1local.plan import speed
+from r1local.plan.choose import Plan
+from r1local.plan.memory import Placement, placements
+from r1local.plan.speed import Part, Speed
+
+Word = Literal["fits", "slow", "won't fit"]
+
+THOUGHT_TOKENS = 4_000
+"""A common thought of an R1 distill."""
+PATIENCE_SECONDS = 600
+"""A plan that needs longer for it is called slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    word: Word
+    decode: Speed
+    """Tokens a second of one reply, half-way through a common thought."""
+    prefill: Speed
+    """Tokens a second at which a prompt is read."""
+
+
+def outlook(plan: Plan, machine: Hardware) -> Outlook:
+    """What to expect of the plan. Where a speed is not known, only memory decides about the word."""
+    parts = _parts(plan, machine)
+    decode = speed.decode(parts)
+    if not plan.fits:
+        word: Word = "won't fit"
+    elif decode.expected and THOUGHT_TOKENS / decode.expected > PATIENCE_SECONDS:
+        word = "slow"
+    else:
+        word = "fits"
+    return Outlook(word, decode, speed.prefill(parts))
+
+
+def _parts(plan: Plan, machine: Hardware) -> list[Part]:
+    shape, settings = plan.shape, plan.settings
+    kv = shape.kv_bytes(settings.kv_type) * min(THOUGHT_TOKENS // 2, settings.n_ctx)
+
+    def part(placement: Placement, gpu: Gpu | None) -> Part:
+        weights = placement.read_bytes(shape)
+        return Part(
+            speed_class=gpu.speed_class if gpu else processor_class(machine),
+            bandwidth=gpu.bandwidth if gpu else machine.memory_bandwidth,
+            measured=gpu is None,
+            weight_bytes=weights,
+            kv_bytes=len(placement.layers) * kv,
+            layers=len(placement.layers),
+            parameters=shape.parameters * weights // max(1, shape.read_bytes),
+            cores=0 if gpu else machine.usable_cores,
+            flash_attention=settings.flash_attention,
+            name=gpu.name if gpu else machine.processor,
+        )
+
+    return [
+        part(placement, gpu)
+        for placement, gpu in zip(placements(shape, settings.gpu_layers), (None, *plan.gpus), strict=True)
+        if placement.layers or placement.output
+    ]
