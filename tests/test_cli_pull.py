@@ -25,7 +25,7 @@ from r1local.cli import pull as cli_pull
 from r1local.cli.output import Output
 from r1local.cli.pull import PullFlags
 from r1local.errors import ExitCode
-from r1local.plan import MemoryVerdict
+from r1local.prepare.fit import MemoryVerdict
 from tests.hub import Fault, Hub, digest
 from tests.test_carry import tiny
 from tests.test_terminal_chat import Screen

@@ -1,38 +1,20 @@
-"""What a process may use of its machine, also inside a container, and how much context that is enough for."""
+"""What a process may use of its machine, also inside a container."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from r1local import hardware
-from r1local.catalog import load_catalog
-from r1local.errors import OutOfMemory
-from r1local.gguf_types import ArrayInfo, GgufHeader
-from r1local.hardware import Hardware, detect, processor_name
-from r1local.plan import CONTEXT_STEPS, check_context, default_context, kv_bytes_per_token
+from r1local.hardware import Probe, amd, apple, container, detect, nvidia, processor_name
 
 GIB = 1 << 30
 V1_UNLIMITED = 9_223_372_036_854_771_712
 """What cgroup v1 says where there is no limit: the largest number of whole pages."""
-
-MODELS = {model.id: model for model in load_catalog().models}
-# Bytes a token takes in an f16 cache, and GiB at a context of 32,768: layers x KV heads x 128 x 2 (K, V) x 2 bytes.
-KV_CACHE = {
-    "r1-qwen-1.5b": (28_672, 0.875),
-    "r1-qwen-7b": (57_344, 1.75),
-    "r1-0528-qwen3-8b": (147_456, 4.5),
-    "r1-llama-8b": (131_072, 4),
-    "r1-qwen-14b": (196_608, 6),
-    "r1-qwen-32b": (262_144, 8),
-    "r1-llama-70b": (327_680, 10),
-}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +22,10 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cgroup folder on a machine of 8 cores, 16 with hyper-threading, and 12 of 16 GiB free."""
     folder = tmp_path / "cgroup"
     folder.mkdir()
-    monkeypatch.setattr(hardware, "_CGROUP", folder)
+    monkeypatch.setattr(container, "CGROUP", folder)
+    monkeypatch.setattr(container, "OWN", tmp_path / "own")
+    for probe in (nvidia, apple, amd):
+        monkeypatch.setattr(probe, "probe", lambda *_: Probe())
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
     memory = SimpleNamespace(total=16 * GIB, available=12 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
@@ -169,6 +154,97 @@ def test_files_that_were_read_do_not_count_as_used(files: dict[str, str | int], 
     assert detect().memory_available == 7 * GIB
 
 
+# Groups within groups
+
+
+def own(cgroup: Path, text: str) -> None:
+    """What /proc/self/cgroup says of this process."""
+    (cgroup.parent / "own").write_text(text)
+
+
+def test_the_own_group_counts_and_all_above_it(cgroup: Path) -> None:
+    """A service in a slice in a container: each may set limits, and none need do so."""
+    own(cgroup, "0::/system.slice/some.service\n")
+    say(cgroup / "system.slice/some.service", {"cpu.max": "600000 100000", "memory.max": 8 * GIB, "memory.current": 0})
+    assert (detect().usable_cores, detect().memory_total) == (6, 8 * GIB)
+    say(cgroup / "system.slice", {"cpu.max": "300000 100000", "memory.max": 6 * GIB, "memory.current": GIB})
+    assert (detect().usable_cores, detect().memory_total, detect().memory_available) == (3, 6 * GIB, 5 * GIB)
+    say(cgroup, {"cpu.max": "200000 100000", "memory.max": 4 * GIB, "memory.current": GIB})
+    assert (detect().usable_cores, detect().memory_total, detect().memory_available) == (2, 4 * GIB, 3 * GIB)
+    say(cgroup, {"cpu.max": "800000 100000", "memory.max": "max"})
+    assert (detect().usable_cores, detect().memory_total) == (3, 6 * GIB)
+
+
+def test_another_group_does_not_count(cgroup: Path) -> None:
+    own(cgroup, "0::/mine\n")
+    say(cgroup / "other", {"cpu.max": "100000 100000", "memory.max": GIB, "memory.current": 0})
+    say(cgroup / "mine/below", {"cpu.max": "100000 100000", "memory.max": GIB, "memory.current": 0})
+    assert (detect().usable_cores, detect().memory_total) == (8, 16 * GIB)
+
+
+def test_the_group_with_the_least_room_need_not_be_the_one_with_the_lowest_limit(cgroup: Path) -> None:
+    own(cgroup, "0::/mine\n")
+    say(cgroup, {"memory.max": 10 * GIB, "memory.current": 9 * GIB})
+    say(cgroup / "mine", {"memory.max": 6 * GIB, "memory.current": GIB})
+    assert detect().memory_total == 6 * GIB
+    assert detect().memory_available == GIB
+
+
+@pytest.mark.parametrize("high", [3, 5, 20])
+def test_the_limit_at_which_the_kernel_slows_a_group_down_counts_like_the_hard_one(high: int, cgroup: Path) -> None:
+    say(cgroup, {"memory.max": 8 * GIB, "memory.high": high * GIB, "memory.current": GIB})
+    assert detect().memory_total == min(high, 8) * GIB
+    assert detect().memory_available == (min(high, 8) - 1) * GIB
+    say(cgroup, {"memory.max": "max", "memory.high": 5 * GIB})
+    assert detect().memory_total == 5 * GIB
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("4:memory:/docker/abc", "memory/docker/abc"),
+        ("4:memory:/docker/abc", "memory/docker"),
+        ("4:hugetlb,memory:/docker/abc", "hugetlb,memory/docker/abc"),
+        ("4:memory:/not/shown/here", "memory"),
+    ],
+)
+def test_a_v1_group_of_memory(line: str, folder: str, cgroup: Path) -> None:
+    own(cgroup, f"9:name=systemd:/docker/abc\n{line}\n1:cpu:/elsewhere\n0::/\n")
+    say(cgroup / folder, {"memory.limit_in_bytes": 3 * GIB, "memory.usage_in_bytes": GIB})
+    assert (detect().memory_total, detect().memory_available) == (3 * GIB, 2 * GIB)
+
+
+@pytest.mark.parametrize("folder", ["cpu/docker/abc", "cpu/docker", "cpu,cpuacct/docker/abc", "cpu"])
+def test_a_v1_group_of_time(folder: str, cgroup: Path) -> None:
+    own(cgroup, "5:memory:/elsewhere\n3:cpu,cpuacct:/docker/abc\n")
+    say(cgroup / folder, {"cpu.cfs_quota_us": 200_000, "cpu.cfs_period_us": 100_000})
+    say(cgroup / "cpu/elsewhere", {"cpu.cfs_quota_us": 100_000, "cpu.cfs_period_us": 100_000})
+    assert detect().usable_cores == 2
+
+
+def test_v2_beside_v1(cgroup: Path) -> None:
+    """systemd's hybrid: v2 lies a folder deeper."""
+    own(cgroup, "3:cpu:/\n0::/user.slice\n")
+    say(cgroup / "unified/user.slice", {"cpu.max": "300000 100000"})
+    assert detect().usable_cores == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "0::", "0::/../other", "0::/../..", "::::\n\n0", "0::/gr\udcfcn (deleted)"]
+)
+def test_an_odd_list_of_groups_leaves_the_root(text: str, cgroup: Path) -> None:
+    (cgroup.parent / "own").write_bytes(os.fsencode(text))
+    say(cgroup, {"cpu.max": "300000 100000", "memory.max": 4 * GIB, "memory.current": GIB})
+    say(cgroup.parent / "other", {"cpu.max": "100000 100000", "memory.max": GIB, "memory.current": 0})
+    assert (detect().usable_cores, detect().memory_total) == (3, 4 * GIB)
+
+
+@pytest.mark.parametrize("text", ["100000 0", "-1 100000", "100000", "1 2 3", "\xff"])
+def test_odd_quotas_are_no_crash(text: str, cgroup: Path) -> None:
+    say(cgroup, {"cpu.max": text, "cpu/cpu.cfs_quota_us": text, "cpu/cpu.cfs_period_us": 0})
+    assert 1 <= detect().usable_cores <= 8
+
+
 # The processor
 
 
@@ -198,128 +274,3 @@ def test_a_system_without_cpuinfo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", refuse)
     monkeypatch.setattr(platform, "processor", lambda: "arm")
     assert processor_name() == "arm"
-
-
-# The KV cache
-
-
-def header(metadata: dict[str, object], *, architecture: str = "qwen2", file_size: int = 0) -> GgufHeader:
-    keys: dict[str, object] = {"general.architecture": architecture}
-    keys |= {f"{architecture}.{key}": value for key, value in metadata.items()}
-    return GgufHeader(Path("model.gguf"), 3, keys, (), 0, file_size)
-
-
-def header_of(model_id: str, *, file_size: int = 0) -> GgufHeader:
-    model = MODELS[model_id]
-    metadata: dict[str, object] = {
-        "block_count": model.layers,
-        "context_length": model.context,
-        "embedding_length": model.hidden,
-        "attention.head_count": model.heads,
-        "attention.head_count_kv": model.kv_heads,
-    }
-    if model.family == "qwen3":  # states the size of its heads, as it need not follow from the others
-        metadata |= {"attention.key_length": model.head_size, "attention.value_length": model.head_size}
-    return header(metadata, architecture=model.family, file_size=file_size)
-
-
-@pytest.mark.parametrize("model_id", KV_CACHE)
-def test_kv_bytes_per_token(model_id: str) -> None:
-    per_token, gib = KV_CACHE[model_id]
-    assert kv_bytes_per_token(header_of(model_id)) == per_token
-    assert per_token * 32_768 == gib * GIB
-
-
-def test_kv_bytes_where_the_size_of_a_head_is_stated() -> None:
-    """Qwen3-4B: 32 heads of 128 in a hidden size of 2560, which would make 80."""
-    metadata: dict[str, object] = {
-        "block_count": 36, "embedding_length": 2560, "attention.head_count": 32, "attention.head_count_kv": 8,
-        "attention.key_length": 128, "attention.value_length": 128,
-    }  # fmt: skip
-    assert kv_bytes_per_token(header(metadata, architecture="qwen3")) == 36 * 8 * (128 + 128) * 2
-    metadata["attention.value_length"] = 64
-    assert kv_bytes_per_token(header(metadata, architecture="qwen3")) == 36 * 8 * (128 + 64) * 2
-
-
-@pytest.mark.parametrize("kv_heads", [{}, {"attention.head_count_kv": 0}, {"attention.head_count_kv": 4}])
-def test_kv_bytes_without_grouped_heads(kv_heads: dict[str, object]) -> None:
-    """A model that does not state its KV heads has as many as heads."""
-    metadata = {"block_count": 2, "embedding_length": 64, "attention.head_count": 4, **kv_heads}
-    assert kv_bytes_per_token(header(metadata)) == 2 * 4 * (16 + 16) * 2
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {},
-        {"attention.head_count": 0, "attention.head_count_kv": 0},
-        {"attention.head_count": "many", "embedding_length": 64},
-        {"attention.head_count": 4, "attention.head_count_kv": ArrayInfo(5, 2), "embedding_length": 64},
-    ],
-    ids=["nothing", "zeros", "text", "a list, one per layer"],
-)
-def test_an_odd_header_is_no_crash(metadata: dict[str, object]) -> None:
-    assert kv_bytes_per_token(header(metadata)) >= 0
-    assert default_context(header(metadata), machine(8 * GIB)) > 0
-
-
-# The context
-
-
-def machine(available: int) -> Hardware:
-    return Hardware("Linux", "some", 8, 8, 64 * GIB, available)
-
-
-def test_steps_run_down_from_the_longest() -> None:
-    assert list(CONTEXT_STEPS) == sorted(CONTEXT_STEPS, reverse=True)
-
-
-@pytest.mark.parametrize("model_id", ["r1-qwen-1.5b", "r1-qwen-7b", "r1-llama-70b"])
-@pytest.mark.parametrize("step", CONTEXT_STEPS)
-def test_the_largest_context_whose_cache_fits_half_of_what_is_left(model_id: str, step: int) -> None:
-    """To the byte: with two bytes less, half of the rest is one byte short."""
-    file_size = 4 * GIB
-    enough = file_size + 2 * step * KV_CACHE[model_id][0]
-    assert default_context(header_of(model_id, file_size=file_size), machine(enough)) == step
-    smaller = [other for other in CONTEXT_STEPS if other < step] or [step]
-    assert default_context(header_of(model_id, file_size=file_size), machine(enough - 2)) == smaller[0]
-
-
-@pytest.mark.parametrize("available", [0, GIB, 4 * GIB])
-def test_where_nothing_fits_the_smallest_is_tried(available: int) -> None:
-    assert default_context(header_of("r1-llama-70b", file_size=40 * GIB), machine(available)) == 2048
-
-
-@pytest.mark.parametrize(
-    ("model_id", "expected"), [("smollm2", 8192), ("openr1-7b", 32_768), ("qwq-32b", 32_768), ("r1-qwen-7b", 32_768)]
-)
-def test_never_more_than_the_model_knows_nor_than_a_thought_takes(model_id: str, expected: int) -> None:
-    assert default_context(header_of(model_id), machine(1000 * GIB)) == expected
-
-
-@pytest.mark.parametrize("available", [0, 1000 * GIB])
-def test_a_model_of_a_very_short_context(available: int) -> None:
-    metadata: dict[str, object] = {
-        "block_count": 2, "embedding_length": 64, "attention.head_count": 2, "context_length": 512,
-    }  # fmt: skip
-    assert default_context(header(metadata), machine(available)) == 512
-
-
-def test_a_context_whose_cache_is_larger_than_the_machine_is_refused() -> None:
-    """To the byte; and the context that the message names is one that works."""
-    small = Hardware("Linux", "some", 8, 8, 10 * GIB, 8 * GIB)
-    wanted = header_of("r1-llama-70b")
-    check_context(wanted, 32_768, small)  # exactly 10 GiB
-    with pytest.raises(OutOfMemory) as caught:
-        check_context(wanted, 32_769, small)
-    assert "32,769" in caught.value.message
-    advised = re.search(r"--ctx (\d+)", caught.value.hint)
-    assert advised is not None
-    assert 0 < int(advised.group(1)) < 32_768
-    check_context(wanted, int(advised.group(1)), small)
-
-
-def test_the_context_advised_is_none_that_the_model_does_not_know() -> None:
-    with pytest.raises(OutOfMemory, match="GiB") as caught:
-        check_context(header_of("smollm2"), 100_000_000, machine(GIB))
-    assert caught.value.hint.rstrip(".").endswith("--ctx 8192")

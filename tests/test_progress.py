@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -22,7 +23,7 @@ from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
 from r1local.hardware import Hardware
 from r1local.hub.trust import look_alike
-from r1local.plan import best_to_pull, memory_verdict
+from r1local.prepare.fit import memory_verdict, recommended
 
 GIB = 1 << 30
 
@@ -208,43 +209,51 @@ def machine(total: float, available: float) -> Hardware:
 
 
 def test_memory_of_a_known_model() -> None:
-    """28 layers of 4 heads of 128 numbers, keys and values at two bytes, 8,192 tokens; and half a GiB besides."""
-    model = load_catalog().resolve("7b")[0]
-    needed = 4_683_073_536 + 8192 * (28 * 4 * 128 * 2 * 2) + (512 << 20)
+    """Weights, 28 layers of 4 heads of 128 numbers at two bytes for 32,768 tokens, and what else a chat takes."""
+    model, quantization = load_catalog().resolve("7b:q4_k_m")
+    needed = memory_verdict(4_683_073_536, model, quantization, machine(1000 * GIB, 1000 * GIB)).needed
+    assert 0 < needed - 4_677_120_000 - 32_768 * (28 * 4 * 128 * 2 * 2) < GIB / 2
     for total, available, word in (
-        (needed + 1, needed, "fits"),
-        (needed + 1, needed - 1, "tight"),
-        (needed, 0, "tight"),
-        (needed - 1, needed - 1, "too large"),
+        (64 * GIB, 64 * GIB, "fits"),
+        (64 * GIB, 2 * GIB, "tight"),
+        (4 * GIB, 4 * GIB, "too large"),
     ):
-        verdict = memory_verdict(4_683_073_536, model, machine(total, available))
-        assert (verdict.needed, verdict.word) == (needed, word)
-        assert f"{needed / GIB:.1f}" in verdict.sentence
+        verdict = memory_verdict(4_683_073_536, model, quantization, machine(total, available))
+        assert verdict.word == word
+        assert f"{verdict.needed / GIB:.1f}" in verdict.sentence
         assert verdict.sentence.endswith(".")
 
 
 def test_memory_of_an_unknown_model_is_more_than_its_file() -> None:
-    assert memory_verdict(4 * GIB, None, machine(4 * GIB, 4 * GIB)).word == "too large"
-    assert memory_verdict(4 * GIB, None, machine(64 * GIB, 4 * GIB)).word == "tight"
-    assert memory_verdict(4 * GIB, None, machine(64 * GIB, 60 * GIB)).word == "fits"
+    assert memory_verdict(4 * GIB, None, None, machine(4 * GIB, 4 * GIB)).word == "too large"
+    assert memory_verdict(4 * GIB, None, None, machine(64 * GIB, 4 * GIB)).word == "tight"
+    assert memory_verdict(4 * GIB, None, None, machine(64 * GIB, 60 * GIB)).word == "fits"
 
 
 @pytest.mark.parametrize(("free", "expected"), [
     (0.5, None), (4, "r1-qwen-1.5b"), (16, "r1-qwen-14b"), (24, "r1-qwen-32b"), (1000, "r1-llama-70b"),
 ])  # fmt: skip
-def test_the_best_to_pull(free: float, expected: str | None) -> None:
-    model = best_to_pull(load_catalog(), machine(2000 * GIB, free * GIB))
-    assert (model.id if model else None) == expected
+def test_the_recommended_one(free: float, expected: str | None) -> None:
+    """Where nothing is known of the speed, memory alone decides."""
+    best = recommended(load_catalog(), machine(2000 * GIB, free * GIB))
+    assert (best.model.id if best else None) == expected
 
 
-def test_the_best_to_pull_can_be_pulled_and_thinks() -> None:
+def test_the_recommended_one_can_be_pulled_and_thinks() -> None:
     catalog, last = load_catalog(), 0
     for free in range(1, 130, 3):
-        model = best_to_pull(catalog, machine(2000 * GIB, free * GIB))
-        if model is not None:
-            assert model.thinks
-            assert model.gguf
-            size = model.file_bytes(catalog.quantization(model.recommended))
-            assert memory_verdict(size, model, machine(2000 * GIB, free * GIB)).word == "fits"
-            assert model.parameters >= last
-            last = model.parameters
+        best = recommended(catalog, machine(2000 * GIB, free * GIB))
+        if best is not None:
+            assert best.model.thinks
+            assert best.model.gguf
+            assert best.plan.fits
+            assert best.plan.n_ctx >= 8192
+            assert best.model.parameters >= last
+            last = best.model.parameters
+
+
+def test_a_slow_machine_is_recommended_less() -> None:
+    fast = replace(machine(64 * GIB, 60 * GIB), memory_bandwidth=400e9)
+    slow = replace(fast, memory_bandwidth=20e9)
+    catalog = load_catalog()
+    assert recommended(catalog, fast).model.parameters > recommended(catalog, slow).model.parameters  # type: ignore[union-attr]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from r1local import hardware
@@ -17,6 +18,7 @@ from r1local.catalog import Catalog, load_catalog
 from r1local.chat_types import ThinkMode
 from r1local.cli.integrity import check_once
 from r1local.cli.output import Output
+from r1local.cli.plan_view import plan_line
 from r1local.cli.reply import ReplyView, stats_line
 from r1local.conversation import Conversation, with_system
 from r1local.engine import EngineOptions, LlamaEngine, open_engine
@@ -82,9 +84,12 @@ def run_chat(flags: ChatFlags) -> None:
         if interactive:
             from r1local.cli.repl import run_repl
 
-            run_repl(conversation, output, settings.think or "fold", name=local.name, stats=flags.stats)
+            about = partial(plan_line, engine.loaded)
+            run_repl(conversation, output, settings.think or "fold", name=local.name, stats=flags.stats, about=about)
         else:
             _one_shot(conversation, prompt, output, flags, settings.think, local.name)
+            if flags.stats:
+                output.line(plan_line(engine.loaded))
     finally:
         output.close()
         engine.close()

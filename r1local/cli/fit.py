@@ -13,7 +13,7 @@ from r1local.cli.output import Output, size
 from r1local.cli.table import show_table
 from r1local.errors import UsageError
 from r1local.hardware import Hardware, description, known
-from r1local.plan import KV_TYPES, Wishes
+from r1local.plan import KV_TYPES, NO_WISHES, Wishes
 from r1local.plan.speed import Speed
 from r1local.prepare.fit import Fit, fit_of, fits_of, reason, recommended
 
@@ -33,7 +33,7 @@ class FitFlags:
     every: bool = False
     hardware: Path | None = None
     gpu: str = ""
-    wishes: Wishes = Wishes()
+    wishes: Wishes = NO_WISHES
 
 
 def run_fit(flags: FitFlags) -> None:

@@ -25,7 +25,7 @@ _HELP = """\
 /retry            another reply to the last question
 /clear            forget the conversation
 /save FILE        write it to FILE: Markdown, or JSON where the name ends in .json
-/stats            tokens and speeds of the last reply
+/stats            tokens and speeds of the last reply, how the model runs, and its memory
 /help             this
 /quit             leave, as Ctrl-D does
 Enter sends, Alt-Enter or Esc Enter starts a new line, pasted lines stay together.
@@ -35,12 +35,22 @@ Ctrl-C stops the reply; what was said so far is kept. At an empty prompt, twice 
 class Repl:
     """Reads lines until the user leaves."""
 
-    def __init__(self, conversation: Conversation, output: Output, mode: ThinkMode, *, name: str, stats: bool) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        output: Output,
+        mode: ThinkMode,
+        *,
+        name: str,
+        stats: bool,
+        about: Callable[[], str] = str,
+    ) -> None:
         self._conversation = conversation
         self._output = output
         self._mode: ThinkMode = mode
         self._name = name
         self._show_stats = stats
+        self._about = about
         self._last: Done | None = None
         self._commands: dict[str, Callable[[str], None]] = {
             "/think": self._think,
@@ -119,9 +129,13 @@ class Repl:
         self._output.line("The conversation is forgotten.")
 
     def _stats(self, _: str) -> None:
-        if self._last is None:
+        about = self._about()
+        if self._last is None and not about:
             raise UsageError("There was no reply yet.", "Ask something.")
-        self._output.line(stats_line(self._last.stats))
+        if self._last is not None:
+            self._output.line(stats_line(self._last.stats))
+        if about:
+            self._output.line(about)
 
     def _save(self, argument: str) -> None:
         if not argument:
@@ -156,10 +170,18 @@ def _as_markdown(turns: list[Turn]) -> str:
     return "\n".join(parts)
 
 
-def run_repl(conversation: Conversation, output: Output, mode: ThinkMode, *, name: str, stats: bool) -> None:
+def run_repl(
+    conversation: Conversation,
+    output: Output,
+    mode: ThinkMode,
+    *,
+    name: str,
+    stats: bool,
+    about: Callable[[], str] = str,
+) -> None:
     """The conversation on a terminal."""
     session = _session()
-    Repl(conversation, output, mode, name=name, stats=stats).run(lambda: str(session.prompt("> ")))
+    Repl(conversation, output, mode, name=name, stats=stats, about=about).run(lambda: str(session.prompt("> ")))
 
 
 @contextmanager

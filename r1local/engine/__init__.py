@@ -95,6 +95,7 @@ class LlamaEngine:
 
     def close(self) -> None:
         self._scheduler.close()
+        self.loaded.remember_memory()
         self.template.close()
 
     def __enter__(self) -> LlamaEngine:

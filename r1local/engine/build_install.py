@@ -83,14 +83,16 @@ def _compiler(name: str) -> bool:
 def install(plan: Plan, on_line: Callable[[str], None]) -> Trial:
     """Run `plan` and try what it brought. When anything fails, or on Ctrl-C, the former build is put back.
 
-    `on_line` gets what the installer says. Raises DiskFull, DownloadError, EngineError or SelfTestFailed.
+    `on_line` gets what goes on. Raises DiskFull, DownloadError, EngineError or SelfTestFailed.
     """
     with former_build.locked():
         if former_build.is_unfinished():
             former_build.put_back()
         former_build.keep()
         try:
+            on_line("Installing")
             _run(plan, on_line)
+            on_line("Trying the new build")
             trial = try_build(plan.wanted)
         except R1Error as error:
             raise type(error)(f"{error.message} {_undone()}", error.hint) from error
@@ -115,7 +117,7 @@ def _run(plan: Plan, on_line: Callable[[str], None]) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUTF8": "1", **plan.environment},
+        env={**os.environ, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1", **plan.environment},
         # `python -m pip` would take a pip.py of the folder somebody happens to be in.
         cwd=paths.former_build_folder(),
     )
@@ -124,8 +126,9 @@ def _run(plan: Plan, on_line: Callable[[str], None]) -> None:
     try:
         former_build.note_installer(installer.pid)
         for line in installer.stdout:
-            said.append(clean_line(line.decode(errors="replace")).strip())
-            on_line(said[-1])
+            said.append(clean_line(line.decode(errors="replace").strip()))
+            if said[-1]:
+                on_line(said[-1])
         code = installer.wait()
     except BaseException:
         _stop(installer)
@@ -156,18 +159,19 @@ def _failure(plan: Plan, said: list[str], code: int) -> R1Error:
             "Look at the network or the proxy and type it again; --index URL names another server or a folder.",
         )
     source = f"compile it: r1local backend install {plan.wanted} --from-source"
-    if _NO_WHEEL.search(text) or _NOT_THERE in text:
+    if "--only-binary" in plan.arguments and (_NO_WHEEL.search(text) or _NOT_THERE in text):
         where = plan.arguments[-2]
         other = f"Try an older CUDA with --cuda-version, or {source}" if plan.cuda else f"You can {source}"
         return EngineError(
             f"There is no wheel of {requirement()} for {platform.system()} {platform.machine()} at {where}.", other
         )
-    errors = [line for line in said if re.match("error", line, re.IGNORECASE)] or [*said, "it said nothing"][-1:]
+    errors = [line for line in said if re.match("error", line, re.IGNORECASE)]
+    last = next((line for line in reversed(errors or said) if line), "it said nothing")
     if re.search(r"\[WinError (5|32)\]|Permission denied", text):
         advice = "Close other programs that use the library, another r1local too, and see that you may write there."
     else:
         advice = _kept(text)
-    return EngineError(f"The installer failed with exit code {code}: {errors[-1].rstrip('.')}.", advice)
+    return EngineError(f"The installer failed with exit code {code}: {last.rstrip('.')}.", advice)
 
 
 def _kept(text: str) -> str:

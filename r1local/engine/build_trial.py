@@ -41,13 +41,15 @@ def try_build(wanted: str) -> Trial:
                 command, input=wanted.encode(), capture_output=True, env=environment, timeout=_TRIAL_SECONDS
             )
         except subprocess.TimeoutExpired as error:
-            raise SelfTestFailed(f"The new build hangs: no answer within {_TRIAL_SECONDS:.0f} s.") from error
+            raise SelfTestFailed(
+                f"The new build hangs: no answer within {_TRIAL_SECONDS:.0f} s.", _advice(wanted, "")
+            ) from error
     try:
         report: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         last = clean_line(ended.stderr.decode(errors="replace").strip().rpartition("\n")[2]) or "no message"
         raise SelfTestFailed(
-            f"The new build crashes when it is loaded (exit code {ended.returncode}: {last})."
+            f"The new build crashes when it is loaded (exit code {ended.returncode}: {last}).", _advice(wanted, last)
         ) from error
     if "problem" in report:
         raise SelfTestFailed(f"The new build fails its test: {report['problem']}", _advice(wanted, report["problem"]))
@@ -57,7 +59,8 @@ def try_build(wanted: str) -> Trial:
 def _advice(wanted: str, problem: str) -> str:
     """What to do about a build that is right and does not run."""
     if wanted != "cuda":
-        return "Look at the driver of the GPU, or compile it: " + f"r1local backend install {wanted} --from-source"
+        first = "Compile it" if wanted == "cpu" else "Look at the driver of the GPU, or compile it"
+        return f"{first} for this machine: r1local backend install {wanted} --from-source"
     runtime = re.search(r"lib(?:cudart|cublas\w*)\.so\.\d+", problem)
     if runtime or "dependencies" in problem:  # as Windows says it
         return (

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import site
+import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,7 +170,10 @@ def _installed_files() -> list[Path]:
 
 
 def _listed(found: metadata.Distribution) -> list[Path]:
-    return [Path(os.path.normpath(str(found.locate_file(entry)))) for entry in found.files or ()]
+    """The files a package names as its own, within this environment: the list came with the package."""
+    ours = [Path(os.path.realpath(sys.prefix)), *_roots()]
+    files = [Path(os.path.normpath(str(found.locate_file(entry)))) for entry in found.files or ()]
+    return [path for path in files if any(path.is_relative_to(place) for place in ours)]
 
 
 def _folders() -> list[Path]:
@@ -199,7 +203,7 @@ def _clear_away(before: set[Path]) -> None:
     left = {*left, *_within()} - before
     if left:
         left -= {path for other in metadata.distributions(path=roots) if _is_another(other) for path in _listed(other)}
-    for path in left:
+    for path in sorted(left, key=lambda path: path.name == "RECORD"):  # the list last: it may be read again
         path.unlink(missing_ok=True)
 
 

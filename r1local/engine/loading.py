@@ -9,9 +9,10 @@ from pathlib import Path
 
 from r1local import hardware
 from r1local.engine import EngineOptions, selftest
+from r1local.engine.builds import mismatch
 from r1local.engine.context import Context
 from r1local.engine.devices import Device, devices
-from r1local.engine.library import forget_buffers, logged_buffers
+from r1local.engine.library import forget_buffers, logged_buffers, supports_gpu_offload
 from r1local.engine.model import Features, Model
 from r1local.engine.verdicts import machine as build_and_processor
 from r1local.errors import OutOfMemory
@@ -22,6 +23,7 @@ from r1local.plan import Plan, Wishes, choose, shape_of_file
 from r1local.plan.choose import lower
 from r1local.plan.learnt import Learnt, Lowered, Measured, Tuned, forget, remember
 
+_WORTH_KEEPING = 1.02
 _GPU_KINDS: dict[str, Kind] = {"CUDA": "cuda", "Metal": "metal", "MTL": "metal", "ROCm": "rocm"}
 
 
@@ -35,6 +37,8 @@ class Loaded:
     features: Features
     measured: Measured
     """Memory when it was loaded; its `real` grows with use: `memory_now` tells."""
+    key: str = ""
+    """What is remembered of it is found by."""
 
     def close(self) -> None:
         self.context.close()
@@ -42,6 +46,14 @@ class Loaded:
 
     def memory_now(self) -> Measured:
         return replace(self.measured, real=peak_memory())
+
+    def remember_memory(self) -> None:
+        """Keep for `doctor` what was used, where nothing is kept yet, or less, or of another plan."""
+        now = self.memory_now()
+        before = Learnt.load().measured(self.key).get("")
+        changed = before is None or not 1 / _WORTH_KEEPING < now.planned / max(1, before.planned) < _WORTH_KEEPING
+        if changed or (before is not None and now.real > before.real * _WORTH_KEEPING):
+            remember("measured", self.key, now)
 
 
 def load(
@@ -52,8 +64,10 @@ def load(
     on_progress: Callable[[float], None] = lambda _: None,
 ) -> Loaded:
     """Raises OutOfMemory when nothing smaller is left to try, and what Model and the self-test raise."""
-    machine = usable(hardware.detect())
+    here = hardware.detect()
+    machine = usable(here)
     learnt = Learnt.load()
+    _tell_once(here, machine, learnt, on_notice)
     key = key_of(header, machine)
     asked = Wishes(
         n_ctx=options.n_ctx,
@@ -64,6 +78,7 @@ def load(
         n_seq_max=options.n_seq_max,
         repack=options.repack,
         margin=options.margin,
+        process_bytes=_memory_held(),
     )
     wishes = _with_tuned(asked, learnt.tuned(tuning_key(header, machine)), machine)
     shape = shape_of_file(header)
@@ -101,9 +116,18 @@ def load(
         remember("lowered", key, lowered)
     elif remembered is None and learnt.has("lowered", key):
         forget("lowered", key)
-    if learnt.differs(key, loaded.measured):
-        remember("measured", key, loaded.measured)
+    loaded.key = key
     return loaded
+
+
+def _tell_once(here: Hardware, machine: Hardware, learnt: Learnt, on_notice: Callable[[str], None]) -> None:
+    """Say that a GPU is idle, and what to type; once for each build, as it may be so on purpose."""
+    sentences = [mismatch(here, bool(machine.gpus) or supports_gpu_offload()), *here.problems]
+    for sentence in filter(None, sentences):
+        key = machine_key(machine) + sentence
+        if not learnt.has("told", key):
+            on_notice(sentence)
+            remember("told", key, True)
 
 
 def _load(path: Path, plan: Plan, features: Features, on_progress: Callable[[float], None]) -> Loaded:
@@ -166,6 +190,13 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _memory_held() -> int:
+    """Bytes of memory this process holds now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def usable(machine: Hardware) -> Hardware:

@@ -45,7 +45,8 @@ class Model:
         tensor_split: Sequence[int] = (),
         on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """Load `path`. `tensor_split`: shares of the GPUs. `on_progress` gets 0.0 to 1.0; what it raises stops the loading and comes out here.
+        """Load `path`. `tensor_split`: shares of the GPUs. `on_progress` gets 0.0 to 1.0; what it raises stops
+        the loading and comes out here.
 
         Raises UnsupportedModel, OutOfMemory or ModelFileError.
         """

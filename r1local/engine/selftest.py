@@ -25,7 +25,7 @@ import numpy as np
 
 from r1local import errors
 from r1local.engine.context import Batch, Context
-from r1local.engine.library import child_environment, library_version
+from r1local.engine.library import child_environment, library_version, supports_gpu_offload
 from r1local.engine.model import Features, Model
 from r1local.engine.verdicts import Memory, Verdict, described, file_identity, kind_of, ladder, machine
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, SelfTestFailed
@@ -55,7 +55,7 @@ def check(
     child gets. Raises SelfTestFailed, OutOfMemory, or the ModelFileError the file deserves.
     """
     memory = Memory.load()
-    kind = kind_of(header)
+    kind = kind_of(header, on_gpu=n_gpu_layers != 0 and supports_gpu_offload())
     file_key = file_identity(header.path)
     known = memory.verdict(kind)
     if known is not None and memory.data["files"].get(file_key) == kind:

@@ -75,8 +75,9 @@ def machine() -> str:
     return f"{' '.join(marks)}|{processor_name()}"
 
 
-def kind_of(header: GgufHeader) -> str:
-    return f"{machine()}|{header.quantization}"
+def kind_of(header: GgufHeader, *, on_gpu: bool) -> str:
+    """A GPU's kernels are others than the processor's."""
+    return f"{machine()}|{header.quantization}{' on the GPU' if on_gpu else ''}"
 
 
 def file_identity(path: Path) -> str:

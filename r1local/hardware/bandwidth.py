@@ -1,4 +1,4 @@
-"""How fast this machine's memory is read: what decoding is limited by. Measured once, in a quarter of a second."""
+"""How fast this machine's memory is read: what decoding is limited by. Measured once, in half a second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from r1local import paths
 from r1local.errors import R1Error
 
-_MOST_BYTES = 256 << 20  # far larger than the caches of the machines people have at home
+_MOST_BYTES = 1 << 30  # larger than any cache: some servers have hundreds of MiB
 _LEAST_BYTES = 64 << 20  # less may lie in a cache, and be read at its speed
 _WINDOWS = 5
 _SECONDS = 0.03  # of each window

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from r1local.hardware import Hardware
 from r1local.hardware.gpu import Gpu
 from r1local.plan import memory
-from r1local.plan.memory import GIB, MIB, Settings, Use
+from r1local.plan.memory import GIB, Settings, Use
 from r1local.plan.shape import Shape
 
 TARGET_CONTEXT = 32_768
@@ -39,6 +39,11 @@ class Wishes:
     repack: bool | None = None
     margin: int | None = None
     """Bytes left free on each device."""
+    process_bytes: int = memory.PROCESS_BYTES
+    """What this process holds before the model is loaded."""
+
+
+NO_WISHES = Wishes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Plan:
         return self.n_ctx >= min(wanted, self.shape.trained_context or wanted)
 
 
-def choose(shape: Shape, machine: Hardware, wishes: Wishes = Wishes()) -> Plan:
+def choose(shape: Shape, machine: Hardware, wishes: Wishes = NO_WISHES) -> Plan:
     """The best plan that fits. Where none does, the smallest one, whose `fits` is false.
 
     In this order: all layers on the GPUs before some, as each layer beside them costs a multiple; as much context as a
@@ -175,7 +180,7 @@ def _build(shape: Shape, machine: Hardware, wishes: Wishes, n_ctx: int, kv_type:
     if machine.gpus:
         shares = _shares(shape, machine.gpus, settings, offload, wishes)
         settings = replace(settings, gpu_layers=shares)
-    used = memory.uses(shape, settings, [(gpu.name, gpu.kind) for gpu in machine.gpus])
+    used = memory.uses(shape, settings, [(gpu.name, gpu.kind) for gpu in machine.gpus], wishes.process_bytes)
     rooms = [machine.memory_available - margin(machine.memory_total, wishes)]
     rooms += [gpu.memory_free - margin(gpu.memory_total, wishes) for gpu in machine.gpus]
     if any(gpu.unified for gpu in machine.gpus):
@@ -271,6 +276,3 @@ def _warnings(plan: Plan, wishes: Wishes) -> Iterator[str]:
             f"It needs {worst.total / GIB:.1f} GiB of the {worst.device}'s memory, "
             f"where {worst.room / GIB:.1f} GiB can be used."
         )
-
-
-__all__ = ["LEAST_CONTEXT", "MARGIN", "MIB", "TARGET_CONTEXT", "Plan", "Wishes", "choose", "margin"]

@@ -92,14 +92,6 @@ class Learnt:
     def has(self, kind: str, key: str) -> bool:
         return key in self._data[kind]
 
-    def differs(self, key: str, now: Measured) -> bool:
-        """Whether what is remembered of this model's memory is another plan's, or nothing."""
-        before = self._get("measured", key)
-        return not isinstance(before, Measured) or before.planned != now.planned
-
-    def was_told(self, sentence: str) -> bool:
-        return sentence in self._data["told"]
-
     def _get(self, kind: str, key: str) -> Any:
         entry: Any = self._data[kind].get(key)
         made: Any = _KINDS[kind]

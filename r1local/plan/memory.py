@@ -14,10 +14,14 @@ from r1local.plan.shape import Shape
 MIB = 1 << 20
 GIB = 1 << 30
 
-PROCESS_BYTES = 80 * MIB
-"""Python with its packages, the C library and its buffers, before a model is loaded."""
-VOCABULARY_BYTES = 300
+PROCESS_BYTES = 50 * MIB
+"""Python with its packages and the C library, before a model is loaded; of this process, its own figure is taken."""
+MODEL_BYTES = 8 * MIB
+"""What a model takes however small it is: its graph, its threads, what the interpreter gathers meanwhile."""
+VOCABULARY_BYTES = 235
 """What the library keeps in memory for one token's text, and the merges that make it."""
+CANDIDATE_BYTES = 12
+"""What sampling keeps for one token of the vocabulary, for each sequence."""
 GPU_CONTEXT_BYTES = {"cuda": 330 * MIB, "rocm": 330 * MIB, "vulkan": 100 * MIB, "metal": 0}
 """What a driver takes of the card besides our buffers (logs: 170 to 330 MiB beside CUDA)."""
 
@@ -153,7 +157,9 @@ def placements(shape: Shape, gpu_layers: Sequence[int]) -> tuple[Placement, ...]
     return tuple(found)
 
 
-def uses(shape: Shape, settings: Settings, gpus: Sequence[tuple[str, str]]) -> tuple[Use, ...]:
+def uses(
+    shape: Shape, settings: Settings, gpus: Sequence[tuple[str, str]], process_bytes: int = PROCESS_BYTES
+) -> tuple[Use, ...]:
     """The processor's share first, then each GPU's. `gpus`: name and kind of each. Rooms are left at 0."""
     n_ctx, kv_type = settings.n_ctx, settings.kv_type
     batch = Batch(n_ctx, settings.n_ubatch, settings.n_seq_max, settings.flash_attention, kv_type)
@@ -168,7 +174,7 @@ def uses(shape: Shape, settings: Settings, gpus: Sequence[tuple[str, str]]) -> t
             if sum(settings.gpu_layers)
             else compute_bytes(shape, batch, on_gpu=False),
             output=output_bytes(shape, settings.n_seq_max),
-            other=PROCESS_BYTES + VOCABULARY_BYTES * shape.vocabulary,
+            other=process_bytes + _program_bytes(shape, settings),
         )
     ]
     card_compute = compute_bytes(shape, batch, on_gpu=True)
@@ -192,3 +198,11 @@ def uses(shape: Shape, settings: Settings, gpus: Sequence[tuple[str, str]]) -> t
             )
         )
     return tuple(found)
+
+
+def _program_bytes(shape: Shape, settings: Settings) -> int:
+    """What is nobody's buffer: the vocabulary, candidates to sample from, and a batch quantized on its way into the
+    widest product (8.5 bits a float and a little).
+    """
+    per_token = VOCABULARY_BYTES + CANDIDATE_BYTES * settings.n_seq_max
+    return MODEL_BYTES + per_token * shape.vocabulary + settings.n_ubatch * shape.feed_forward * 9 // 8

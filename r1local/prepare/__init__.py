@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1local import paths
-from r1local.catalog import Catalog, Model
+from r1local.catalog import Catalog
 from r1local.errors import DiskFull, EngineError, ModelFileError, ModelNotFound, UnsupportedModel, UsageError
 from r1local.hf_cache import cached_repos
 from r1local.names import is_repo, split_part

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from r1local.catalog import Catalog, Model, Quantization
 from r1local.hardware import Hardware
-from r1local.plan import Plan, Shape, Wishes, choose, shape_of_model
+from r1local.plan import NO_WISHES, Plan, Shape, Wishes, choose, shape_of_model
 from r1local.plan.memory import GIB
 from r1local.plan.outlook import THOUGHT_TOKENS, Outlook, outlook
 from r1local.prepare.sizes import tensors_of
@@ -27,7 +27,7 @@ class Fit:
         return f"{self.model.id}:{self.quantization.name.lower()}"
 
 
-def fit_of(model: Model, quantization: Quantization, machine: Hardware, wishes: Wishes = Wishes()) -> Fit:
+def fit_of(model: Model, quantization: Quantization, machine: Hardware, wishes: Wishes = NO_WISHES) -> Fit:
     plan = choose(shape_in_catalog(model, quantization), machine, wishes)
     return Fit(model, quantization, plan, outlook(plan, machine))
 
@@ -41,7 +41,7 @@ def shape_in_catalog(model: Model, quantization: Quantization) -> Shape:
 
 
 def fits_of(
-    catalog: Catalog, machine: Hardware, models: Iterable[Model], wishes: Wishes = Wishes(), *, every: bool = True
+    catalog: Catalog, machine: Hardware, models: Iterable[Model], wishes: Wishes = NO_WISHES, *, every: bool = True
 ) -> list[Fit]:
     """Of these models, in the catalog's quantizations from the best down; with `every` false in the recommended one
     alone.
@@ -54,7 +54,7 @@ def fits_of(
     ]
 
 
-def recommended(catalog: Catalog, machine: Hardware, wishes: Wishes = Wishes()) -> Fit | None:
+def recommended(catalog: Catalog, machine: Hardware, wishes: Wishes = NO_WISHES) -> Fit | None:
     """The largest thinking model that can be pulled and runs well here: wholly in memory, with context for a thought,
     and not slow. Of equals the one the catalog names first.
 
@@ -119,7 +119,7 @@ def memory_verdict(
 ) -> MemoryVerdict:
     """By the plan where the catalog knows the model, by the size of the file where it does not."""
     shape = shape_in_catalog(model, quantization) if model and quantization else _guessed(file_bytes, model)
-    plan = choose(shape, machine, Wishes())
+    plan = choose(shape, machine)
     used = [use for use in plan.memory if use.total]
     needed = sum(use.total for use in used)
     where = "memory" if not plan.n_gpu_layers else "memory, the GPU's included"
@@ -132,7 +132,7 @@ def memory_verdict(
         memory_available=machine.memory_total,
         gpus=tuple(replace(gpu, memory_free=gpu.memory_total) for gpu in machine.gpus),
     )
-    if choose(plan.shape, emptied, Wishes()).fits:
+    if choose(plan.shape, emptied).fits:
         free = machine.memory_available / GIB
         return MemoryVerdict(needed, "tight", f"{takes}, and {free:.1f} GiB are free now: close other programs.")
     return MemoryVerdict(needed, "too large", f"{takes}: more than can be used. A smaller one would run.")
