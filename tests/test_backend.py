@@ -19,9 +19,10 @@ import pexpect
 import psutil
 import pytest
 
-from r1local.engine import build_install, builds, cuda_wheels, former_build, selftest
-from r1local.engine.build_install import _failure
-from r1local.engine.builds import INDEX, Facts
+from r1local.engine import builds, selftest
+from r1local.engine.builds import INDEX, Facts, cuda_wheels, former_build
+from r1local.engine.builds import install as build_install
+from r1local.engine.builds.install import _failure
 from r1local.engine.devices import devices, look
 from r1local.engine.library import library, library_version, requirement
 from r1local.errors import DiskFull, DownloadError, EngineError, ExitCode, UsageError
@@ -378,7 +379,7 @@ def test_what_the_trial_finds(
     selftest.check(read_header(inside), n_threads=2)
     environment.unpack(write_wheel(tmp_path / "new", flavour))
     code = (
-        "from r1local.engine.build_trial import try_build\nfrom r1local.errors import SelfTestFailed\n"
+        "from r1local.engine.builds.trial import try_build\nfrom r1local.errors import SelfTestFailed\n"
         "try: try_build('cuda')\nexcept SelfTestFailed as error: print(error.message, error.hint, sep='\\n')"
     )
     result = subprocess.run([environment.python, "-c", code], capture_output=True, text=True, timeout=60)
@@ -559,7 +560,7 @@ def test_the_way_back_is_named(environment: Environment, former: Path, home: Pat
     environment.unpack(write_wheel(tmp_path / "broken", "unloadable"))
     talk = subprocess.run([environment.python, "-m", "r1local", "doctor"], capture_output=True, text=True).stderr
     assert f"pip install --force-reinstall --no-cache-dir {requirement()}" in talk
-    code = "from r1local.engine import former_build as f; f.keep(); print(f._journal())"
+    code = "from r1local.engine.builds import former_build as f; f.keep(); print(f._journal())"
     journal = Path(subprocess.run([environment.python, "-c", code], capture_output=True, text=True).stdout.strip())
     assert journal.is_relative_to(home)
     talk = subprocess.run([environment.python, "-m", "r1local", "doctor"], capture_output=True, text=True).stderr

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 
 from r1local import hardware, paths
 from r1local.cli.output import Output, seconds, size
-from r1local.engine import build_install, builds, former_build
-from r1local.engine.build_trial import Trial
+from r1local.engine import builds
+from r1local.engine.builds import former_build
+from r1local.engine.builds import install as build_install
+from r1local.engine.builds.trial import Trial
 from r1local.engine.devices import Build, Device, look
 from r1local.errors import R1Error, UsageError
 from r1local.hardware import Hardware

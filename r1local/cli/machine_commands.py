@@ -42,3 +42,24 @@ def add_machine_commands(app: typer.Typer, epilog: str) -> None:
         from r1local.cli.fit import FitFlags, run_fit, wishes_of
 
         run_fit(FitFlags(name, json_, every, hardware, gpu, wishes_of(ctx, kv, parallel, margin)))
+
+    @app.command(epilog=epilog)
+    @guarded
+    def bench(
+        name: Annotated[
+            str,
+            typer.Argument(help="A model that is here, or a .gguf file. Without it: the best one.", show_default=False),
+        ] = "",
+        tune: Annotated[
+            bool, typer.Option("--tune", help="Compare settings, and remember the fastest for this kind of model.")
+        ] = False,
+        reset: Annotated[
+            bool, typer.Option("--reset", help="Forget what was tuned; without NAME, of all models.")
+        ] = False,
+        json_: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
+        seconds: Annotated[int, typer.Option(min=1, help="Most seconds to measure.", metavar="N")] = 100,
+    ) -> None:
+        """Measure how fast a model is here, beside what was expected; with --tune, look for faster settings."""
+        from r1local.cli.bench import BenchFlags, run_bench
+
+        run_bench(BenchFlags(name, tune, reset, json_, seconds))

@@ -43,7 +43,7 @@ def library() -> Any:
     try:
         from llama_cpp import llama_cpp
     except Exception as error:  # a broken build raises OSError, RuntimeError, AttributeError, anything
-        from r1local.engine.former_build import is_unfinished
+        from r1local.engine.builds.former_build import is_unfinished
 
         raise LibraryMissing(
             f"llama-cpp-python cannot be loaded: {error}.",

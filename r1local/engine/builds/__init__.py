@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from r1local.engine import cuda_wheels
+from r1local.engine.builds import cuda_wheels
 from r1local.engine.library import PACKAGE, requirement
 from r1local.errors import UsageError
 from r1local.hardware import Hardware

@@ -17,9 +17,8 @@ from importlib import invalidate_caches
 from pathlib import Path
 
 from r1local import paths
-from r1local.engine import former_build
-from r1local.engine.build_trial import Trial, try_build
-from r1local.engine.builds import Facts, Plan
+from r1local.engine.builds import Facts, Plan, former_build
+from r1local.engine.builds.trial import Trial, try_build
 from r1local.engine.library import requirement
 from r1local.errors import DiskFull, DownloadError, EngineError, R1Error
 from r1local.hardware import Hardware

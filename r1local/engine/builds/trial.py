@@ -35,7 +35,7 @@ def try_build(wanted: str) -> Trial:
     with tempfile.TemporaryDirectory(prefix="r1local-") as home:
         # A home of its own: what the self-test remembers of a build with the same marks must not stand for this one.
         environment = {**child_environment(), "R1LOCAL_HOME": home}
-        command = [sys.executable, "-c", "from r1local.engine.build_trial import child; child()"]
+        command = [sys.executable, "-c", "from r1local.engine.builds.trial import child; child()"]
         try:
             ended = subprocess.run(
                 command, input=wanted.encode(), capture_output=True, env=environment, timeout=_TRIAL_SECONDS
