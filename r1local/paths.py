@@ -64,6 +64,11 @@ def plans_file() -> Path:
     return home() / "cache" / "plans.json"
 
 
+def reading_file() -> Path:
+    """How fast this processor works through weights of each type; safe to delete."""
+    return home() / "cache" / "reading.json"
+
+
 def usage_file() -> Path:
     """When each model was last used."""
     return home() / "cache" / "used.json"

@@ -31,6 +31,7 @@ from r1local.store.usage import mark_used
 
 # What is read from a pipe at most; far above any context.
 _MAX_INPUT = 64 << 20
+_BYTES_A_CORE = 6e9  # bytes a second of weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,10 @@ def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalMod
 
 def _real_one(catalog: Catalog) -> str:
     """What to type for a model that can do more: the best one for this machine."""
-    best = recommended(catalog, hardware.with_bandwidth(hardware.detect()))
+    machine = hardware.detect()
+    # A newcomer waits for a first answer: no measuring here, but what cores of any recent machine get through.
+    machine = dataclasses.replace(machine, memory_bandwidth=_BYTES_A_CORE * machine.usable_cores)
+    best = recommended(catalog, machine)
     if best is None:
         return "`r1local fit` lists real ones."
     quantization = "" if best.quantization.name == best.model.recommended else f":{best.quantization.name.lower()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from r1local import hardware
 from r1local.catalog import Catalog, load_catalog
 from r1local.cli.output import Output, size
 from r1local.cli.table import show_table
-from r1local.errors import UsageError
+from r1local.errors import LibraryMissing, UsageError
 from r1local.hardware import Hardware, description, known
 from r1local.plan import KV_TYPES, NO_WISHES, Wishes
 from r1local.plan.speed import Speed
-from r1local.prepare.fit import Fit, fit_of, fits_of, reason, recommended
+from r1local.prepare.fit import Fit, fit_of, fits_of, reason, recommended, shape_in_catalog
 
 _COLUMNS = ("MODEL", "QUANT", "VERDICT", "MEMORY", "GPU", "CONTEXT", "KV", "TOKENS/S", "PROMPT/S")
 _LEAVE_OUT = ("PROMPT/S", "KV", "GPU", "MEMORY")
@@ -41,8 +42,9 @@ def run_fit(flags: FitFlags) -> None:
     output = Output()
     catalog = load_catalog()
     machine = machine_of(flags)
-    best = recommended(catalog, machine, flags.wishes)
-    found = _found(catalog, machine, flags)
+    rates = rates_of(catalog, machine, flags)
+    best = recommended(catalog, machine, flags.wishes, rates)
+    found = _found(catalog, machine, flags, rates)
     if flags.json:
         output.json(
             {
@@ -110,14 +112,31 @@ def machine_of(flags: FitFlags) -> Hardware:
     return machine if flags.hardware is not None else hardware.with_bandwidth(machine)
 
 
-def _found(catalog: Catalog, machine: Hardware, flags: FitFlags) -> list[Fit]:
+def rates_of(catalog: Catalog, machine: Hardware, flags: FitFlags) -> Mapping[str, float]:
+    """What this processor's kernels get through, where the plan is for this processor; nothing without the library."""
+    if flags.hardware is not None or machine.processor != hardware.processor_name():
+        return {}
+    from r1local.engine.reading import reading_rates
+
+    mixes = {model.recommended for model in catalog.models}
+    if flags.name or flags.every or flags.json:
+        mixes |= {quantization.name for quantization in catalog.quantizations}
+    shapes = [shape_in_catalog(catalog.models[0], catalog.quantization(mix)) for mix in mixes]
+    types = sorted({kind for shape in shapes for kind in shape.read_types if kind != "F32"})
+    try:
+        return reading_rates(types, machine.usable_cores, machine.memory_available)
+    except LibraryMissing:
+        return {}
+
+
+def _found(catalog: Catalog, machine: Hardware, flags: FitFlags, rates: Mapping[str, float]) -> list[Fit]:
     if not flags.name:
         every = flags.every or flags.json
-        return fits_of(catalog, machine, catalog.models, flags.wishes, every=every)
+        return fits_of(catalog, machine, catalog.models, flags.wishes, rates, every=every)
     model, quantization = catalog.resolve(flags.name)
     if quantization is not None:
-        return [fit_of(model, quantization, machine, flags.wishes)]
-    return fits_of(catalog, machine, [model], flags.wishes)
+        return [fit_of(model, quantization, machine, flags.wishes, rates)]
+    return fits_of(catalog, machine, [model], flags.wishes, rates)
 
 
 def about(machine: Hardware) -> list[str]:

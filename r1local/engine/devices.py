@@ -66,13 +66,13 @@ class Build:
 def devices() -> tuple[Device, ...]:
     """Every device of the library, in its order. Raises LibraryMissing."""
     supports_gpu_offload()  # loads those backends that are files of their own
-    count = _function("ggml", "ggml_backend_dev_count", ctypes.c_size_t)
-    get = _function("ggml", "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
-    name = _function("ggml-base", "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
-    description = _function("ggml-base", "ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
-    kind = _function("ggml-base", "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    count = function("ggml", "ggml_backend_dev_count", ctypes.c_size_t)
+    get = function("ggml", "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    name = function("ggml-base", "ggml_backend_dev_name", ctypes.c_char_p, ctypes.c_void_p)
+    description = function("ggml-base", "ggml_backend_dev_description", ctypes.c_char_p, ctypes.c_void_p)
+    kind = function("ggml-base", "ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
     size = ctypes.POINTER(ctypes.c_size_t)
-    memory = _function("ggml-base", "ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
+    memory = function("ggml-base", "ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)
     found = []
     for index in range(count()):
         device = get(index)
@@ -90,7 +90,7 @@ def _text(value: bytes | None) -> str:
     return clean_line((value or b"").decode(errors="replace")).strip()
 
 
-def _function(part: str, name: str, result: Any, *arguments: Any) -> Any:
+def function(part: str, name: str, result: Any, *arguments: Any) -> Any:
     """A function of ggml that the bindings leave out.
 
     Looked up through the handle of libllama, which finds it in the libraries that one has loaded. A wheel holds each

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from r1local.hardware import Hardware, processor_class
@@ -10,8 +12,10 @@ from r1local.hardware.gpu import Gpu
 from r1local.plan import speed
 from r1local.plan.choose import Plan
 from r1local.plan.memory import Placement, placements
+from r1local.plan.shape import Shape
 from r1local.plan.speed import Part, Speed
 
+NO_RATES: Mapping[str, float] = MappingProxyType({})
 Word = Literal["fits", "slow", "won't fit"]
 
 THOUGHT_TOKENS = 4_000
@@ -29,9 +33,12 @@ class Outlook:
     """Tokens a second at which a prompt is read."""
 
 
-def outlook(plan: Plan, machine: Hardware) -> Outlook:
-    """What to expect of the plan. Where a speed is not known, only memory decides about the word."""
-    parts = _parts(plan, machine)
+def outlook(plan: Plan, machine: Hardware, rates: Mapping[str, float] = NO_RATES) -> Outlook:
+    """What to expect of the plan. Where a speed is not known, only memory decides about the word.
+
+    `rates`: bytes a second of weights of each type that this machine's kernels get through, where that was measured.
+    """
+    parts = _parts(plan, machine, rates)
     decode = speed.decode(parts)
     if not plan.fits:
         word: Word = "won't fit"
@@ -39,19 +46,22 @@ def outlook(plan: Plan, machine: Hardware) -> Outlook:
         word = "slow"
     else:
         word = "fits"
-    return Outlook(word, decode, speed.prefill(parts))
+    unified = any(gpu.unified for gpu in plan.gpus)
+    return Outlook(word, decode, speed.prefill(parts, streamed=not unified, batch=plan.settings.n_ubatch))
 
 
-def _parts(plan: Plan, machine: Hardware) -> list[Part]:
+def _parts(plan: Plan, machine: Hardware, rates: Mapping[str, float]) -> list[Part]:
     shape, settings = plan.shape, plan.settings
+    kernels = _by_kernels(shape, rates)
     kv = shape.kv_bytes(settings.kv_type) * min(THOUGHT_TOKENS // 2, settings.n_ctx)
 
     def part(placement: Placement, gpu: Gpu | None) -> Part:
         weights = placement.read_bytes(shape)
         return Part(
             speed_class=gpu.speed_class if gpu else processor_class(machine),
-            bandwidth=gpu.bandwidth if gpu else machine.memory_bandwidth,
+            bandwidth=gpu.bandwidth if gpu else kernels or machine.memory_bandwidth,
             measured=gpu is None,
+            by_kernels=gpu is None and kernels > 0,
             weight_bytes=weights,
             kv_bytes=len(placement.layers) * kv,
             layers=len(placement.layers),
@@ -66,3 +76,13 @@ def _parts(plan: Plan, machine: Hardware) -> list[Part]:
         for placement, gpu in zip(placements(shape, settings.gpu_layers), (None, *plan.gpus), strict=True)
         if placement.layers or placement.output
     ]
+
+
+def _by_kernels(shape: Shape, rates: Mapping[str, float]) -> float:
+    """Bytes a second over the mixture of types that are read for a token; 0 where a rate is not known."""
+    total = sum(shape.read_types.values())
+    # Norms and the like are a thousandth of what is read, and not worth a measurement.
+    read = {kind: size for kind, size in shape.read_types.items() if size * 200 > total}
+    if not read or not all(rates.get(kind) for kind in read):
+        return 0.0
+    return sum(read.values()) / sum(size / rates[kind] for kind, size in read.items())

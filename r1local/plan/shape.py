@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from r1local.catalog import Model
 from r1local.gguf_types import ArrayInfo, GgufHeader
@@ -35,6 +36,8 @@ class Shape:
     """The token embedding is the output matrix as well: a GPU gets a copy of it."""
     largest_bytes: int = 0
     """The largest tensor of a layer."""
+    read_types: Mapping[str, int] = field(default_factory=dict)
+    """What is read to make one token, by type: Q4_K, Q6_K and so on."""
     quantization: str = ""
     file_bytes: int = 0
 
@@ -64,7 +67,7 @@ def shape_of_file(header: GgufHeader) -> Shape:
     hidden = header.integer("embedding_length")
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     return _shape(
-        [(tensor.name, tensor.size) for tensor in header.tensors],
+        [(tensor.name, tensor.size, tensor.type_name) for tensor in header.tensors],
         layers=header.integer("block_count", 1),
         hidden=hidden,
         heads=heads,
@@ -80,10 +83,10 @@ def shape_of_file(header: GgufHeader) -> Shape:
     )
 
 
-def shape_of_model(model: Model, quantization: str, tensors: Mapping[str, int]) -> Shape:
-    """From the catalog, for a file that is not here. `tensors`: bytes of each tensor by name."""
+def shape_of_model(model: Model, quantization: str, tensors: Sequence[tuple[str, int, str]]) -> Shape:
+    """From the catalog, for a file that is not here. `tensors`: name, bytes and type of each."""
     return _shape(
-        tensors.items(),
+        tensors,
         layers=model.layers,
         hidden=model.hidden,
         heads=model.heads,
@@ -96,13 +99,15 @@ def shape_of_model(model: Model, quantization: str, tensors: Mapping[str, int]) 
         parameters=model.parameters,
         quantization=quantization,
         # Vocabulary and metadata: 6 to 8 MB of the files of distills.
-        file_bytes=sum(tensors.values()) + 40 * model.vocabulary,
+        file_bytes=sum(size for _, size, _ in tensors) + 40 * model.vocabulary,
     )
 
 
-def _shape(tensors: Iterable[tuple[str, int]], *, layers: int, **rest: int | str) -> Shape:
+def _shape(tensors: Iterable[tuple[str, int, str]], *, layers: int, **rest: int | str) -> Shape:
     per_layer, output, embedding, largest, has_output = [0] * layers, 0, 0, 0, False
-    for name, size in tensors:
+    read: Counter[str] = Counter()
+    embedding_type = ""
+    for name, size, kind in tensors:
         first, _, remainder = name.partition(".")
         number = remainder.partition(".")[0]
         if first == "blk" and number.isdigit() and int(number) < layers:
@@ -110,9 +115,14 @@ def _shape(tensors: Iterable[tuple[str, int]], *, layers: int, **rest: int | str
             largest = max(largest, size)
         elif first == "token_embd":
             embedding += size
+            embedding_type = kind
+            continue
         else:  # output.weight, output_norm.weight, rope_freqs.weight
             output += size
             has_output = has_output or name == "output.weight"
+        read[kind] += size
+    if not has_output and embedding:
+        read[embedding_type] += embedding
     return Shape(
         layers=layers,
         layer_bytes=tuple(per_layer),
@@ -120,5 +130,6 @@ def _shape(tensors: Iterable[tuple[str, int]], *, layers: int, **rest: int | str
         embedding_bytes=embedding,
         tied=not has_output,
         largest_bytes=largest,
+        read_types=dict(read),
         **rest,  # type: ignore[arg-type]
     )

@@ -41,6 +41,8 @@ class Part:
     cores: int = 0
     """Of a processor."""
     flash_attention: bool = True
+    by_kernels: bool = False
+    """Whether the bandwidth is what the kernels of these very types get through, arithmetic included."""
     name: str = ""
     """As its driver calls it: for prompts, some devices are known by name."""
 
@@ -89,6 +91,7 @@ class Constants:
 
     decode: Mapping[str, ClassSpeed]
     measured: ClassSpeed
+    kernels: ClassSpeed
     kv_efficiency: float
     core_bytes: float
     small_bytes: int
@@ -98,6 +101,8 @@ class Constants:
     named: Mapping[str, float]
 
     def of(self, part: Part) -> ClassSpeed:
+        if part.by_kernels:
+            return self.kernels
         if part.measured:
             return self.measured
         return self.decode.get(part.speed_class) or self.decode["unknown"]
@@ -111,6 +116,7 @@ def load_constants() -> Constants:
     return Constants(
         decode={name: ClassSpeed(**facts) for name, facts in tables["decode"].items()},
         measured=ClassSpeed(**tables["measured"]),
+        kernels=ClassSpeed(**tables["kernels"]),
         kv_efficiency=limits["kv_efficiency"],
         core_bytes=limits["core_bytes"],
         small_bytes=limits["small_bytes"],

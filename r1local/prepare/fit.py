@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from r1local.catalog import Catalog, Model, Quantization
 from r1local.hardware import Hardware
 from r1local.plan import NO_WISHES, Plan, Shape, Wishes, choose, shape_of_model
 from r1local.plan.memory import GIB
-from r1local.plan.outlook import THOUGHT_TOKENS, Outlook, outlook
+from r1local.plan.outlook import NO_RATES, THOUGHT_TOKENS, Outlook, outlook
 from r1local.prepare.sizes import tensors_of
 
 
@@ -27,9 +27,16 @@ class Fit:
         return f"{self.model.id}:{self.quantization.name.lower()}"
 
 
-def fit_of(model: Model, quantization: Quantization, machine: Hardware, wishes: Wishes = NO_WISHES) -> Fit:
+def fit_of(
+    model: Model,
+    quantization: Quantization,
+    machine: Hardware,
+    wishes: Wishes = NO_WISHES,
+    rates: Mapping[str, float] = NO_RATES,
+) -> Fit:
+    """`rates`: as for `outlook`."""
     plan = choose(shape_in_catalog(model, quantization), machine, wishes)
-    return Fit(model, quantization, plan, outlook(plan, machine))
+    return Fit(model, quantization, plan, outlook(plan, machine, rates))
 
 
 def shape_in_catalog(model: Model, quantization: Quantization) -> Shape:
@@ -41,20 +48,28 @@ def shape_in_catalog(model: Model, quantization: Quantization) -> Shape:
 
 
 def fits_of(
-    catalog: Catalog, machine: Hardware, models: Iterable[Model], wishes: Wishes = NO_WISHES, *, every: bool = True
+    catalog: Catalog,
+    machine: Hardware,
+    models: Iterable[Model],
+    wishes: Wishes = NO_WISHES,
+    rates: Mapping[str, float] = NO_RATES,
+    *,
+    every: bool = True,
 ) -> list[Fit]:
     """Of these models, in the catalog's quantizations from the best down; with `every` false in the recommended one
     alone.
     """
     return [
-        fit_of(model, quantization, machine, wishes)
+        fit_of(model, quantization, machine, wishes, rates)
         for model in models
         for quantization in catalog.quantizations
         if every or quantization.name == model.recommended
     ]
 
 
-def recommended(catalog: Catalog, machine: Hardware, wishes: Wishes = NO_WISHES) -> Fit | None:
+def recommended(
+    catalog: Catalog, machine: Hardware, wishes: Wishes = NO_WISHES, rates: Mapping[str, float] = NO_RATES
+) -> Fit | None:
     """The largest thinking model that can be pulled and runs well here: wholly in memory, with context for a thought,
     and not slow. Of equals the one the catalog names first.
 
@@ -71,7 +86,7 @@ def recommended(catalog: Catalog, machine: Hardware, wishes: Wishes = NO_WISHES)
             and not quantization.older
         ]
         for quantization in (first, *smaller):
-            found = fit_of(model, quantization, machine, wishes)
+            found = fit_of(model, quantization, machine, wishes, rates)
             if runs_well(found):
                 return found
             if found.outlook.word == "slow":

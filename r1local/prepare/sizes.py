@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,10 +21,10 @@ def sizes_of(model: Model, types: list[str]) -> dict[str, int]:
     return {name: layout.data_size for name, layout in found.items() if layout}
 
 
-def tensors_of(model: Model, file_type: str) -> Mapping[str, int]:
-    """Bytes of each tensor by name; nothing for a model or a type that is not converted."""
+def tensors_of(model: Model, file_type: str) -> list[tuple[str, int, str]]:
+    """Name, bytes and type of each tensor; nothing for a model or a mix that is not converted."""
     layout = layout_of(model, file_type)
-    return {stored.name: stored.size for stored in layout.stored} if layout else {}
+    return [(stored.name, stored.size, stored.type) for stored in layout.stored] if layout else []
 
 
 def layout_of(model: Model, file_type: str) -> Layout | None:
