@@ -162,9 +162,12 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="Catalog name, user/repo, or an address of the Hub; with :QUANT if you like.", metavar="NAME"
+            help="Catalog name, user/repo, or an address of the Hub; with :QUANT if you like. "
+            "Without it: the best for this machine.",
+            metavar="NAME",
+            show_default=False,
         ),
-    ],
+    ] = "",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit. Without it: main.")] = "",
     token: Annotated[
         str, typer.Option(help="For gated repositories. HF_TOKEN or `hf auth login` keep it out of the process list.")

@@ -24,7 +24,7 @@ from r1local.conversation import Conversation, with_system
 from r1local.engine import EngineOptions, LlamaEngine, open_engine
 from r1local.errors import ModelNotFound, UsageError
 from r1local.events import AnswerDelta, Done, ThinkDelta, as_json
-from r1local.prepare.fit import recommended
+from r1local.prepare.fit import pull_name, recommended
 from r1local.settings import Settings, load_settings, merge_sampling, parse_settings
 from r1local.store import LocalModel, all_local, find
 from r1local.store.usage import mark_used
@@ -123,9 +123,7 @@ def _real_one(catalog: Catalog) -> str:
     best = recommended(catalog, machine)
     if best is None:
         return "`r1local fit` lists real ones."
-    quantization = "" if best.quantization.name == best.model.recommended else f":{best.quantization.name.lower()}"
-    gigabytes = best.plan.shape.file_bytes / 1e9
-    return f"A real one: r1local pull {best.model.aliases[0]}{quantization} ({gigabytes:.1f} GB)"
+    return f"A real one: r1local pull {pull_name(best)} ({best.plan.shape.file_bytes / 1e9:.1f} GB)"
 
 
 def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:

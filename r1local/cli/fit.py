@@ -16,7 +16,7 @@ from r1local.errors import LibraryMissing, UsageError
 from r1local.hardware import Hardware, description, known
 from r1local.plan import KV_TYPES, NO_WISHES, Wishes
 from r1local.plan.speed import Speed
-from r1local.prepare.fit import Fit, fit_of, fits_of, reason, recommended, shape_in_catalog
+from r1local.prepare.fit import Fit, fit_of, fits_of, pull_name, reason, recommended, shape_in_catalog
 
 _COLUMNS = ("MODEL", "QUANT", "VERDICT", "MEMORY", "GPU", "CONTEXT", "KV", "TOKENS/S", "PROMPT/S")
 _LEAVE_OUT = ("PROMPT/S", "KV", "GPU", "MEMORY")
@@ -68,12 +68,18 @@ def run_fit(flags: FitFlags) -> None:
             "No thinking model of the catalog runs well here. The one inside r1local does: r1local chat -m inside"
         )
     else:
-        quant = "" if best.quantization.name == best.model.recommended else f":{best.quantization.name.lower()}"
         output.line(f"Recommended: {best.name}, {reason(best)}")
-        output.line(f"Type: r1local pull {best.model.aliases[0]}{quant}")
+        output.line(f"Type: r1local pull {pull_name(best)}")
     if len(found) == 1:
         for line in details(found[0]):
             output.line(line)
+
+
+def best_for_this_machine(catalog: Catalog) -> Fit | None:
+    """The recommended one, everything measured that decides."""
+    flags = FitFlags()
+    machine = machine_of(flags)
+    return recommended(catalog, machine, rates=rates_of(catalog, machine, flags))
 
 
 def wishes_of(ctx: int | None, kv_type: str | None, parallel: int, margin_mib: int | None) -> Wishes:

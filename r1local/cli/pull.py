@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from r1local import __version__, hardware
 from r1local.catalog import Catalog, load_catalog
 from r1local.checksums import Checksums
+from r1local.cli.fit import best_for_this_machine
 from r1local.cli.output import Output, seconds
 from r1local.cli.progress import Transfer
 from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, UnsafeServer, UsageError
@@ -23,7 +24,7 @@ from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller, PullPlan
 from r1local.hub.repository import Repository
 from r1local.hub.trust import look_alike
-from r1local.prepare.fit import MemoryVerdict, memory_verdict
+from r1local.prepare.fit import MemoryVerdict, memory_verdict, pull_name, reason
 from r1local.store import LocalModel, find
 from r1local.terminal import clean_line
 from r1local.units import amount
@@ -54,6 +55,8 @@ def run_pull(flags: PullFlags) -> None:
     """Raises R1Error, KeyboardInterrupt."""
     output = Output()
     try:
+        if not flags.name:
+            flags = replace(flags, name=_best_here(flags, output))
         if flags.from_source:
             from r1local.cli.pull_source import pull_source
 
@@ -71,6 +74,22 @@ def run_pull(flags: PullFlags) -> None:
         output.json({"event": "done", "path": str(local) if local is not None else None})
     elif local is not None:
         output.data(f"{local}\n")
+
+
+def _best_here(flags: PullFlags, output: Output) -> str:
+    """The name of the model to pull where none was given, after a yes. Raises UsageError, KeyboardInterrupt."""
+    best = best_for_this_machine(load_catalog())
+    if best is None:
+        raise UsageError("No thinking model of the catalog runs well here.", "`r1local fit` lists them; name one.")
+    about = f"{best.name}, {reason(best)}"
+    if not (flags.yes or flags.dry_run):
+        if not output.can_ask:
+            raise UsageError(f"No model is named. The best here: {about}", f"Type: r1local pull {pull_name(best)}")
+        if not output.ask(f"The best for this machine: {about} Pull it ({amount(best.plan.shape.file_bytes)})?"):
+            raise KeyboardInterrupt
+    else:
+        output.line(f"The best for this machine: {about}")
+    return pull_name(best)
 
 
 def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:

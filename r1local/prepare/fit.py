@@ -98,6 +98,12 @@ def runs_well(fit: Fit) -> bool:
     return fit.outlook.word == "fits" and fit.plan.enough_context and (not fit.plan.gpus or fit.plan.all_on_gpu)
 
 
+def pull_name(fit: Fit) -> str:
+    """What to type behind `r1local pull` for it."""
+    quantization = fit.quantization.name
+    return fit.model.aliases[0] + ("" if quantization == fit.model.recommended else f":{quantization.lower()}")
+
+
 def reason(fit: Fit) -> str:
     """Why this one, in a sentence for people."""
     plan, decode = fit.plan, fit.outlook.decode
