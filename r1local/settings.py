@@ -53,6 +53,7 @@ class Settings:
 
 
 _LEAST = {"ctx": 256, "threads": 1, "gpu_layers": -1, "batch": 32, "margin": 0, "max_tokens": 1}
+_MOST = {"threads": 4096, "gpu_layers": 10_000, "batch": 1 << 16, "margin": 1 << 30}
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -86,6 +87,8 @@ def parse_settings(data: Mapping[str, Any], where: str) -> Settings:
         _check_type(key, value, hints[key], where)
         if key in _LEAST and value < _LEAST[key]:
             raise SettingsError(f"{where}: {key} must be at least {_LEAST[key]}, not {value}.")
+        if key in _MOST and value > _MOST[key]:
+            raise SettingsError(f"{where}: {key} must be at most {_MOST[key]}.")
     return Settings(**{key: _as_declared(value, hints[key]) for key, value in data.items()})
 
 

@@ -25,7 +25,8 @@ from r1local.cli import pull as cli_pull
 from r1local.cli.output import Output
 from r1local.cli.pull import PullFlags
 from r1local.errors import ExitCode
-from r1local.prepare.fit import MemoryVerdict
+from r1local.hardware import Hardware
+from r1local.prepare.fit import MemoryVerdict, recommended
 from tests.hub import Fault, Hub, digest
 from tests.test_carry import tiny
 from tests.test_terminal_chat import Screen
@@ -225,7 +226,6 @@ def test_a_stranger_is_asked_about(hub: Hub, home: Path, answer: str) -> None:
     (("r1-qwen-1.6b",), ExitCode.NO_MODEL, "Did you mean"),
     ((f"{STRANGER}:Q3_K",), ExitCode.NO_MODEL, "Choose one"),
     (("../../etc/passwd",), ExitCode.USAGE, "no name of a repository"),
-    (("",), ExitCode.USAGE, "nothing to pull"),
     (("openr1-7b",), ExitCode.NO_MODEL, "No ready GGUF file"),
     (("1.5b", "--endpoint", "ftp://x"), ExitCode.USAGE, "no address of a Hub"),
     (("unsloth/broken",), ExitCode.BAD_FILE, "not a GGUF file"),
@@ -238,6 +238,20 @@ def test_what_cannot_be_pulled(hub: Hub, arguments: tuple[str, ...], code: ExitC
     events = [json.loads(line) for line in run("pull", *arguments, "--json", code=code)[0].splitlines()]
     assert (events[-1]["event"], events[-1]["exit_code"]) == ("error", code)
     assert said in events[-1]["message"] + events[-1]["hint"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("",)])
+def test_without_a_name_the_best_one_is_named(
+    hub: Hub, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = Hardware("Linux", "x", 8, 8, 64 << 30, 60 << 30)
+    monkeypatch.setattr(cli_pull, "best_for_this_machine", lambda catalog: recommended(catalog, big))
+    _, err = run("pull", *arguments, code=ExitCode.USAGE)
+    assert "No model is named" in err
+    assert "r1local pull 70b" in err
+    monkeypatch.setattr(cli_pull, "best_for_this_machine", lambda _: None)
+    _, err = run("pull", *arguments, code=ExitCode.USAGE)
+    assert "`r1local fit`" in err
 
 
 def test_what_is_offered_instead_can_be_typed(hub: Hub) -> None:

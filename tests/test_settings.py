@@ -18,7 +18,10 @@ from r1local.errors import ExitCode, SettingsError, UsageError
 from r1local.settings import Settings, load_settings, merge_sampling, parse_settings
 
 TEXTS = {"model", "system"}
-WHOLE_NUMBERS = {"ctx", "threads", "max_tokens", "top_k", "seed", "repeat_last_n", "dry_allowed_length"}
+WHOLE_NUMBERS = {
+    "ctx", "threads", "gpu_layers", "batch", "margin", "max_tokens", "top_k", "seed", "repeat_last_n",
+    "dry_allowed_length",
+}  # fmt: skip
 NUMBERS = {
     "temperature", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty",
     "dry_multiplier", "dry_base",
@@ -54,7 +57,7 @@ def test_a_file_that_says_nothing(text: str) -> None:
 
 
 def test_every_setting_is_covered_here() -> None:
-    assert {field.name for field in dataclasses.fields(Settings)} == TEXTS | WHOLE_NUMBERS | NUMBERS | {"think"}
+    assert {field.name for field in dataclasses.fields(Settings)} == TEXTS | WHOLE_NUMBERS | NUMBERS | {"think", "kv_type"}
     assert {field.name for field in dataclasses.fields(Sampling)} <= WHOLE_NUMBERS | NUMBERS
 
 
@@ -70,6 +73,10 @@ def test_every_setting_is_covered_here() -> None:
         ('system = ""', "system", ""),
         ("ctx = 8_192", "ctx", 8192),
         ("ctx = 256", "ctx", 256),
+        ("gpu_layers = -1", "gpu_layers", -1),
+        ("margin = 0", "margin", 0),
+        ("batch = 32", "batch", 32),
+        ('kv_type = "q8_0"', "kv_type", "q8_0"),
         ("threads = 1", "threads", 1),
         ("max_tokens = 1", "max_tokens", 1),
         ("temperature = 0.7", "temperature", 0.7),
@@ -151,6 +158,7 @@ WRONG = [
     *[(key, value) for key in sorted(WHOLE_NUMBERS) for value in ("1000", 1000.0, True, False, [1000], {"a": 1})],
     *[(key, value) for key in sorted(NUMBERS) for value in ("0.5", True, False, [0.5], {"a": 0.5})],
     *[(key, value) for key in sorted(TEXTS) for value in (1, 0.5, True, ["x"], {"a": "x"})],
+    *[("kv_type", value) for value in ("q3", "", "F16", 8, True)],
     *[("think", value) for value in ("loud", "", "Show", 1, True, ["show"], {"show": True})],
 ]
 
@@ -174,6 +182,9 @@ def test_a_wrong_way_to_think_is_told_the_right_ones() -> None:
     ("key", "value", "least"),
     [
         ("ctx", 255, 256),
+        ("gpu_layers", -2, -1),
+        ("margin", -1, 0),
+        ("batch", 31, 32),
         ("ctx", 0, 256),
         ("ctx", -1, 256),
         ("threads", 0, 1),
@@ -338,7 +349,7 @@ def test_toml_can_say_nan_and_is_refused(text: str) -> None:
         merge_sampling(MODEL, load_settings(), {})
 
 
-@pytest.mark.parametrize("key", sorted((WHOLE_NUMBERS - {"ctx", "threads", "max_tokens"}) | NUMBERS))
+@pytest.mark.parametrize("key", sorted((WHOLE_NUMBERS - {"ctx", "max_tokens"}) | NUMBERS))
 def test_a_number_beyond_all_bounds_is_a_usage_error(key: str) -> None:
     """TOML has integers of any size; Python's float has not."""
     with pytest.raises(UsageError):
@@ -357,7 +368,8 @@ def test_minus_one_is_no_seed() -> None:
 
 ALL_PATHS: list[Callable[[], Path]] = [
     paths.config_file, paths.models_folder, paths.log_file, paths.selftest_file, paths.history_file,
-    paths.checksums_file, paths.usage_file,
+    paths.checksums_file, paths.usage_file, paths.plans_file, paths.reading_file, paths.bandwidth_file,
+    paths.former_build_folder,
 ]  # fmt: skip
 
 

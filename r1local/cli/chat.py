@@ -31,7 +31,7 @@ from r1local.store.usage import mark_used
 
 # What is read from a pipe at most; far above any context.
 _MAX_INPUT = 64 << 20
-_BYTES_A_CORE = 6e9  # bytes a second of weights
+_BYTES_A_CORE = 8e9  # bytes a second of weights
 
 
 @dataclass(frozen=True, slots=True)
