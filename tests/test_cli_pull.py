@@ -24,7 +24,7 @@ from r1local.catalog import load_catalog
 from r1local.cli import pull as cli_pull
 from r1local.cli.output import Output
 from r1local.cli.pull import PullFlags
-from r1local.errors import ExitCode
+from r1local.errors import ExitCode, UsageError
 from r1local.hardware import Hardware
 from r1local.prepare.fit import MemoryVerdict, recommended
 from tests.hub import Fault, Hub, digest
@@ -240,18 +240,16 @@ def test_what_cannot_be_pulled(hub: Hub, arguments: tuple[str, ...], code: ExitC
     assert said in events[-1]["message"] + events[-1]["hint"]
 
 
-@pytest.mark.parametrize("arguments", [(), ("",)])
-def test_without_a_name_the_best_one_is_named(
-    hub: Hub, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_name_the_best_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     big = Hardware("Linux", "x", 8, 8, 64 << 30, 60 << 30)
     monkeypatch.setattr(cli_pull, "best_for_this_machine", lambda catalog: recommended(catalog, big))
-    _, err = run("pull", *arguments, code=ExitCode.USAGE)
-    assert "No model is named" in err
-    assert "r1local pull 70b" in err
+    with pytest.raises(UsageError, match="No model is named") as caught:
+        cli_pull._best_here(PullFlags(""), Output())
+    assert caught.value.hint == "Type: r1local pull 70b"
+    assert cli_pull._best_here(PullFlags("", yes=True), Output()) == "70b"
     monkeypatch.setattr(cli_pull, "best_for_this_machine", lambda _: None)
-    _, err = run("pull", *arguments, code=ExitCode.USAGE)
-    assert "`r1local fit`" in err
+    with pytest.raises(UsageError, match="No thinking model"):
+        cli_pull._best_here(PullFlags(""), Output())
 
 
 def test_what_is_offered_instead_can_be_typed(hub: Hub) -> None:

@@ -12,7 +12,7 @@ from r1local.cli.fit import about, speed_range
 from r1local.cli.integrity import check_once
 from r1local.cli.output import Output, size
 from r1local.cli.table import show_table
-from r1local.cli.tune import run_tune, speed
+from r1local.cli.tune import heard_interrupt, run_tune, speed
 from r1local.engine import EngineOptions
 from r1local.engine.loading import load, tuning_key, usable
 from r1local.engine.measure import Measurement, measure
@@ -27,7 +27,7 @@ from r1local.store import LocalModel, all_local, find
 from r1local.store.usage import mark_used
 
 _COLUMNS = ("WHAT", "HERE", "EXPECTED", "RATIO", "ROUNDS")
-_LEAVE_OUT = ("ROUNDS", "RATIO")
+_LEAVE_OUT = ("ROUNDS", "RATIO", "EXPECTED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,8 @@ def _bench(local: LocalModel, options: EngineOptions, flags: BenchFlags, output:
     output.status(lambda: f"{local.name}: {doing}")
     loaded = load(header, options, on_notice=output.line)
     try:
-        found = measure(loaded, flags.seconds, on_progress=progress)
+        with heard_interrupt() as check:
+            found = measure(loaded, flags.seconds, on_progress=progress, check=check)
         memory = loaded.memory_now()
     finally:
         loaded.close()
@@ -114,7 +115,10 @@ def _bench(local: LocalModel, options: EngineOptions, flags: BenchFlags, output:
         output.line(line)
     output.line(f"{local.name}: {_described(loaded.plan)}")
     show_table(output, _rows(found, expected, memory), _LEAVE_OUT)
-    output.line("EXPECTED is what was said before the model was loaded; of memory, what was planned.")
+    output.line(
+        f"prompt/s: tokens of a prompt of {found.sizes.read}. tokens/s: of a reply. EXPECTED: what was said before the "
+        "model was loaded; of memory, what was planned."
+    )
     output.line(
         "These settings were tuned; `r1local bench --reset` forgets that."
         if is_tuned
@@ -140,8 +144,8 @@ def _rows(found: Measurement, expected: Outlook, memory: Measured) -> list[tuple
     middle, rounds = found.middle, str(len(found.rounds))
     rows: list[tuple[str, ...]] = [
         _COLUMNS,
-        (f"prompt, {found.sizes.read} tokens/s", *_speed(middle.prefill, expected.prefill), rounds),
-        ("reply, tokens/s", *_speed(middle.decode, expected.decode), rounds),
+        ("prompt/s", *_speed(middle.prefill, expected.prefill), rounds),
+        ("tokens/s", *_speed(middle.decode, expected.decode), rounds),
     ]
     for what, planned, real in (("memory", memory.planned, memory.real), *_on_gpus(memory)):
         rows.append((what, size(real), size(planned), f"{real / planned:.2f}" if planned else "-", "-"))

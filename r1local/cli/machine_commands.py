@@ -57,7 +57,7 @@ def add_machine_commands(app: typer.Typer, epilog: str) -> None:
             bool, typer.Option("--reset", help="Forget what was tuned; without NAME, of all models.")
         ] = False,
         json_: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
-        seconds: Annotated[int, typer.Option(min=1, help="Most seconds to measure.", metavar="N")] = 100,
+        seconds: Annotated[int, typer.Option(min=1, help="Seconds there are for measuring.", metavar="N")] = 100,
     ) -> None:
         """Measure how fast a model is here, beside what was expected; with --tune, look for faster settings."""
         from r1local.cli.bench import BenchFlags, run_bench

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from threading import Event
 from typing import Any
 
 from r1local import hardware
+from r1local.cli.chat import cancel_on_interrupt
 from r1local.cli.output import Output, seconds
 from r1local.cli.table import show_table
 from r1local.engine import EngineOptions
 from r1local.engine.loading import tuning_key, usable
 from r1local.engine.tuning import Tuner
-from r1local.engine.turns import NEEDED_GAIN, Outcome, Row
+from r1local.engine.turns import Outcome, Row
 from r1local.engine.ways import Rigs, logical_cores, start, variants
 from r1local.gguf_header import read_header
 from r1local.plan.learnt import remember
@@ -20,6 +24,23 @@ from r1local.store import LocalModel
 
 _COLUMNS = ("SETTINGS", "PROMPT/S", "TOKENS/S", "RATIO", "ROUNDS", "NOTE")
 _LEAVE_OUT = ("NOTE", "ROUNDS", "PROMPT/S")
+
+
+@contextmanager
+def heard_interrupt() -> Iterator[Callable[[], None]]:
+    """What to call now and then: it raises KeyboardInterrupt after a Ctrl-C.
+
+    Raised at any time, it would get lost where the C library happens to be calling back. A second one is raised.
+    """
+    pressed = Event()
+
+    def check() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    with cancel_on_interrupt(pressed.set):
+        yield check
+        check()
 
 
 def run_tune(local: LocalModel, options: EngineOptions, budget: float, output: Output, *, as_json: bool) -> None:
@@ -38,7 +59,7 @@ def run_tune(local: LocalModel, options: EngineOptions, budget: float, output: O
         doing = what
 
     output.status(lambda: f"{seconds(time.monotonic() - began)} of {seconds(budget)}: {doing}")
-    with Rigs(begun) as rigs:
+    with heard_interrupt() as check, Rigs(begun, check) as rigs:
         found = Tuner(begun.default, variants(begun, logical_cores()), rigs, budget, on_progress=progress).run()
     output.status(None)
     if found.tuned is not None:
@@ -63,8 +84,9 @@ def _verdict(found: Outcome, budget: float) -> str:
             f"Try --seconds {max(100, round(2 * budget))}"
         )
     if found.winner is None:
-        return f"Nothing was faster by {NEEDED_GAIN - 1:.0%}: the default settings are remembered."
-    return f"Remembered: {found.winner.full_name}, {found.winner.ratio or 1:.2f}x as fast. `r1local bench --reset` forgets it."
+        return "Nothing was faster beyond noise: the default settings are remembered."
+    gain = f"{found.winner.ratio or 1:.2f}x as fast"
+    return f"Remembered: {found.winner.full_name}, {gain}. `r1local bench --reset` forgets it."
 
 
 def speed(value: float) -> str:
