@@ -16,6 +16,7 @@ from r1local.cli.tune import heard_interrupt, run_tune, speed
 from r1local.engine import EngineOptions
 from r1local.engine.loading import load, tuning_key, usable
 from r1local.engine.measure import Measurement, measure
+from r1local.engine.reading import reading_rates
 from r1local.errors import R1Error, UsageError
 from r1local.gguf_header import read_header
 from r1local.plan import Plan
@@ -106,7 +107,9 @@ def _bench(local: LocalModel, options: EngineOptions, flags: BenchFlags, output:
         loaded.close()
     # Not before: it takes memory too, which would count as the model's.
     machine = hardware.with_bandwidth(machine)
-    expected = outlook(loaded.plan, machine)
+    types = [kind for kind in loaded.plan.shape.read_types if kind != "F32"]
+    rates = reading_rates(types, loaded.plan.n_threads, machine.memory_available)
+    expected = outlook(loaded.plan, machine, rates)
     output.status(None)
     if flags.json:
         output.json(_as_json(local.name, found, expected, memory, loaded.plan, is_tuned), indent=2)

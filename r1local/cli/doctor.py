@@ -111,7 +111,9 @@ def _memory(machine: Hardware) -> dict[str, str]:
     from r1local.plan.learnt import Learnt
 
     found = Learnt.load().measured(machine_key(usable(machine)))
-    return {name: memory_line(measured) for name, measured in found.items()} or {"status": "no model was loaded yet"}
+    return {name.rpartition("|")[2]: memory_line(measured) for name, measured in found.items()} or {
+        "status": "no model was loaded yet"
+    }
 
 
 def _try(model: Path, threads: int, output: Output) -> None:

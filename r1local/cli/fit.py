@@ -95,11 +95,13 @@ def machine_of(flags: FitFlags) -> Hardware:
     """This machine, the one described in a file, or this one with another GPU. Raises UsageError."""
     if flags.hardware is not None:
         try:
-            if flags.hardware.stat().st_size > _MOST_BYTES:
+            with flags.hardware.open("rb") as file:
+                text = file.read(_MOST_BYTES + 1)
+            if len(text) > _MOST_BYTES:
                 raise UsageError(
                     f"{flags.hardware} is too large to describe a machine.", "`r1local fit --json` makes one."
                 )
-            data = json.loads(flags.hardware.read_bytes())
+            data = json.loads(text)
         except OSError as error:
             raise UsageError(
                 f"{flags.hardware} cannot be read: {error.strerror or error}.", "Check the path."
@@ -115,7 +117,8 @@ def machine_of(flags: FitFlags) -> Hardware:
         machine = hardware.detect()
     if flags.gpu:
         machine = known.machine(flags.gpu, machine)
-    return machine if flags.hardware is not None else hardware.with_bandwidth(machine)
+    is_this = flags.hardware is None and machine.processor == hardware.processor_name()
+    return hardware.with_bandwidth(machine) if is_this else machine
 
 
 def rates_of(catalog: Catalog, machine: Hardware, flags: FitFlags) -> Mapping[str, float]:

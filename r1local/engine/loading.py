@@ -111,7 +111,8 @@ def load(
             smaller = choose(shape, machine, less)
             on_notice(f"There was not enough memory for {described(plan)}; trying {described(smaller)}.")
             plan, was_lowered = smaller, True
-    if was_lowered:
+    fixed_nothing = (asked.n_ctx, asked.kv_type, asked.n_gpu_layers) == (None, None, None)
+    if was_lowered and fixed_nothing:
         lowered = Lowered(plan.n_ctx, plan.kv_type, plan.n_gpu_layers, _memory_free(machine))
         remember("lowered", key, lowered)
     elif remembered is None and learnt.has("lowered", key):
@@ -167,16 +168,14 @@ def _measured(plan: Plan) -> Measured:
         if name.startswith("CPU") or name.endswith("_Host") or name == "AMX":
             on_processor[part] += size
         else:
-            sizes = found.setdefault(
-                name.removesuffix("_Private").removesuffix("_Mapped"), dict.fromkeys(on_processor, 0)
-            )
-            sizes[part] += size
+            device = name.removesuffix("_Private").removesuffix("_Mapped")
+            found.setdefault(device, dict.fromkeys(on_processor, 0))[part] += size
     used = [("processor", on_processor), *found.items()]
-    for use, (_, sizes) in zip([use for use in plan.memory if use.total], used, strict=False):
+    for use, (device, sizes) in zip([use for use in plan.memory if use.total], used, strict=False):
         planned = {"model": use.weights, "KV": use.kv_cache, "compute": use.compute, "output": use.output}
         for part, size in sizes.items():
             if size or planned[part]:
-                parts[f"{use.device} {part}"] = (planned[part], size)
+                parts[f"{device} {part}"] = (planned[part], size)
     return Measured(plan.memory[0].total, peak_memory(), parts)
 
 
@@ -208,9 +207,9 @@ def usable(machine: Hardware) -> Hardware:
 def _as_gpu(device: Device, machine: Hardware) -> Gpu:
     """A device of the library, with what the hardware's own probe knows of it."""
     backend = device.name.rstrip("0123456789")
-    known = next(
-        (gpu for gpu in machine.gpus if gpu.name in device.description or device.description in gpu.name), None
-    )
+    # The same name, or else the longest of those that are a part of it or have it as a part: a 4070 is no 4070 Ti.
+    named = [gpu for gpu in machine.gpus if device.description and _alike(gpu.name, device.description)]
+    known = max(named, key=lambda gpu: (gpu.name == device.description, len(gpu.name)), default=None)
     unified = device.kind == "igpu" or (known is not None and known.unified)
     total, free = device.memory_total, device.memory_free
     return Gpu(
@@ -222,6 +221,10 @@ def _as_gpu(device: Device, machine: Hardware) -> Gpu:
         speed_class=known.speed_class if known else "",
         unified=unified,
     )
+
+
+def _alike(one: str, other: str) -> bool:
+    return one in other or other in one
 
 
 def check_possible(plan: Plan, asked: Wishes, machine: Hardware) -> None:
@@ -249,7 +252,7 @@ def described(plan: Plan) -> str:
 
 def key_of(header: GgufHeader, machine: Hardware) -> str:
     """What a lowered plan holds for: machine, build and file."""
-    return machine_key(machine) + header.path.name
+    return f"{machine_key(machine)}{header.file_size} bytes|{header.path.name}"
 
 
 def tuning_key(header: GgufHeader, machine: Hardware) -> str:
@@ -275,7 +278,8 @@ def _with_tuned(wishes: Wishes, tuned: Tuned | None, machine: Hardware) -> Wishe
         n_threads=wishes.n_threads or min(tuned.n_threads, machine.usable_cores),
         n_batch=wishes.n_batch or tuned.n_batch,
         repack=tuned.repack if wishes.repack is None else wishes.repack,
-        flash_attention=wishes.flash_attention and tuned.flash_attention,
+        # Other types than f16 cannot do without.
+        flash_attention=wishes.flash_attention and (tuned.flash_attention or wishes.kv_type not in (None, "f16")),
     )
 
 

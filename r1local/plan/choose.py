@@ -56,6 +56,7 @@ class Plan:
     memory: tuple[Use, ...]
     """The processor's, then each GPU's."""
     gpus: tuple[Gpu, ...]
+    context_was_asked_for: bool = False
     warnings: tuple[str, ...] = ()
     """What was given up that people will notice, and why, in sentences."""
 
@@ -87,8 +88,8 @@ class Plan:
     @property
     def enough_context(self) -> bool:
         """Whether every sequence has room for a thought."""
-        wanted = LEAST_CONTEXT * self.settings.n_seq_max
-        return self.n_ctx >= min(wanted, self.shape.trained_context or wanted)
+        each = min(LEAST_CONTEXT, self.shape.trained_context or LEAST_CONTEXT)
+        return self.n_ctx >= each * self.settings.n_seq_max
 
 
 def choose(shape: Shape, machine: Hardware, wishes: Wishes = NO_WISHES) -> Plan:
@@ -110,12 +111,14 @@ def choose(shape: Shape, machine: Hardware, wishes: Wishes = NO_WISHES) -> Plan:
             plan = _build(shape, machine, wishes, n_ctx, kv_type, offload)
             if plan.fits:
                 return _widened(plan, machine, wishes)
-    if wishes.n_ctx is None:
-        for n_ctx in (LEAST_CONTEXT // 2, SMALLEST_CONTEXT):
-            plan = _build(shape, machine, wishes, min(n_ctx, plan.n_ctx), plan.kv_type, offloads[-1])
-            if plan.fits:
-                break
-    return plan
+    # Less than a thought takes, and what nothing fits is at least as much on the GPUs as they hold.
+    shorter = (LEAST_CONTEXT // 2, SMALLEST_CONTEXT) if wishes.n_ctx is None else (plan.n_ctx,)
+    for n_ctx in shorter:
+        for offload in offloads:
+            smaller = _build(shape, machine, wishes, min(n_ctx, plan.n_ctx), plan.kv_type, offload)
+            if smaller.fits:
+                return smaller
+    return _build(shape, machine, wishes, min(shorter[-1], plan.n_ctx), plan.kv_type, offloads[len(offloads) // 2])
 
 
 def _contexts(shape: Shape, wishes: Wishes) -> list[tuple[int, str]]:
@@ -187,7 +190,8 @@ def _build(shape: Shape, machine: Hardware, wishes: Wishes, n_ctx: int, kv_type:
         # One memory: what its GPU uses is no longer there for anything else.
         rooms[0] -= sum(use.total for use, gpu in zip(used[1:], machine.gpus, strict=True) if gpu.unified)
     uses = tuple(replace(use, room=max(0, room)) for use, room in zip(used, rooms, strict=True))
-    plan = Plan(shape, settings, wishes.n_threads or machine.usable_cores, uses, machine.gpus)
+    threads = wishes.n_threads or machine.usable_cores
+    plan = Plan(shape, settings, threads, uses, machine.gpus, wishes.n_ctx is not None)
     return replace(plan, warnings=tuple(_warnings(plan, wishes)))
 
 
@@ -217,6 +221,8 @@ def _shares(shape: Shape, gpus: Sequence[Gpu], settings: Settings, offload: int,
         settings.n_ctx, settings.n_ubatch, settings.n_seq_max, settings.flash_attention, settings.kv_type
     )
     compute = memory.compute_bytes(shape, batch, on_gpu=True)
+    if offload <= shape.layers:
+        compute += shape.largest_bytes
     rooms = [
         max(
             0,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from r1local import paths
 from r1local.errors import R1Error
-from r1local.plan.choose import Wishes
+from r1local.plan.shape import KV_TYPES
 
 _MOST_ENTRIES = 200
 # With so much more memory free than when a plan failed, the larger one is tried again.
@@ -51,6 +52,7 @@ class Tuned:
     prefill: float = 0.0
 
 
+_BOUNDS = {"n_ctx": (1, 1 << 31), "n_threads": (1, 4096), "n_batch": (1, 1 << 16), "n_gpu_layers": (0, 10_000)}
 _KINDS: dict[str, Any] = {"lowered": Lowered, "measured": Measured, "tuned": Tuned}
 
 
@@ -97,12 +99,24 @@ class Learnt:
         made: Any = _KINDS[kind]
         try:
             found = made(**entry)
-            if not all(isinstance(value, (int, float, str, bool, dict)) for value in entry.values()):
-                return None
-            Wishes(n_ctx=int(getattr(found, "n_ctx", 1)))
-            return found
-        except (TypeError, ValueError):
+        except TypeError:
             return None
+        return found if all(_is_sound(name, value) for name, value in asdict(found).items()) else None
+
+
+def _is_sound(name: str, value: Any) -> bool:
+    """Whether a value that was read from a file is one that was written."""
+    match name:
+        case "repack" | "flash_attention":
+            return isinstance(value, bool)
+        case "kv_type":
+            return value in KV_TYPES
+        case "decode" | "prefill":
+            return type(value) in (int, float) and math.isfinite(value)
+        case "parts":
+            return isinstance(value, dict)
+    least, most = _BOUNDS.get(name, (0, 1 << 62))
+    return type(value) is int and least <= value <= most
 
 
 def remember(kind: str, key: str, entry: Any) -> None:

@@ -74,7 +74,7 @@ class Batch:
     @property
     def column(self) -> int:
         """Bytes of one float for each token."""
-        return min(self.n_ubatch, padded_context(self.n_ctx)) * _FLOAT
+        return min(self.n_ubatch, self.n_ctx) * _FLOAT
 
     @property
     def mask(self) -> int:
@@ -97,7 +97,7 @@ def compute_bytes(shape: Shape, batch: Batch, *, on_gpu: bool) -> int:
         kv_width = shape.kv_heads * shape.key_size
         scores = shape.heads * padded_context(batch.n_ctx)
         attention = (scores + 5 * shape.hidden + 2 * kv_width) * batch.column + batch.mask
-    logits = batch.n_outputs * shape.vocabulary * _FLOAT + 2 * shape.hidden * batch.column
+    logits = min(batch.n_outputs, batch.n_ubatch) * shape.vocabulary * _FLOAT + 2 * shape.hidden * batch.column
     return max(feed_forward, attention, logits)
 
 

@@ -44,7 +44,7 @@ class Shape:
     @property
     def weight_bytes(self) -> int:
         """All weights, each once."""
-        return sum(self.layer_bytes) + self.embedding_bytes + (0 if self.tied else self.output_bytes)
+        return self.read_bytes + (0 if self.tied else self.embedding_bytes)
 
     @property
     def read_bytes(self) -> int:

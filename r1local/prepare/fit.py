@@ -95,7 +95,8 @@ def recommended(
 
 
 def runs_well(fit: Fit) -> bool:
-    return fit.outlook.word == "fits" and fit.plan.enough_context and (not fit.plan.gpus or fit.plan.all_on_gpu)
+    enough = fit.plan.enough_context or fit.plan.context_was_asked_for
+    return fit.outlook.word == "fits" and enough and (not fit.plan.gpus or fit.plan.all_on_gpu)
 
 
 def pull_name(fit: Fit) -> str:
@@ -107,9 +108,8 @@ def pull_name(fit: Fit) -> str:
 def reason(fit: Fit) -> str:
     """Why this one, in a sentence for people."""
     plan, decode = fit.plan, fit.outlook.decode
-    where = f"wholly on the {plan.gpus[0].name}" if plan.gpus else "in memory"
-    if len([layers for layers in plan.settings.gpu_layers if layers]) > 1:
-        where = f"wholly on {len(plan.gpus)} GPUs"
+    used = [gpu.name for gpu, layers in zip(plan.gpus, plan.settings.gpu_layers, strict=True) if layers]
+    where = "in memory" if not used else f"wholly on the {used[0]}" if len(used) == 1 else f"wholly on {len(used)} GPUs"
     speed = (
         f", at about {decode.expected:.0f} tokens/s: a thought of {THOUGHT_TOKENS:,} tokens takes "
         f"{duration(THOUGHT_TOKENS / decode.expected)}"
