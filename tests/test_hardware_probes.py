@@ -739,7 +739,8 @@ def test_a_machine_whose_bandwidth_is_known_stays_as_it_is(measured: list[tuple[
 
 
 @pytest.mark.parametrize(
-    ("available", "size"), [(64 * GIB, GIB), (8 * GIB, GIB), (2 * GIB, 256 * MIB), (GIB, 128 * MIB), (512 * MIB, 64 * MIB)]
+    ("available", "size"),
+    [(64 * GIB, GIB), (8 * GIB, GIB), (2 * GIB, 256 * MIB), (GIB, 128 * MIB), (512 * MIB, 64 * MIB)],
 )
 def test_it_takes_an_eighth_of_what_is_free_at_most(available: int, size: int, measured: list[tuple[int, int]]) -> None:
     with_bandwidth(available=available)

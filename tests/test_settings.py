@@ -57,7 +57,8 @@ def test_a_file_that_says_nothing(text: str) -> None:
 
 
 def test_every_setting_is_covered_here() -> None:
-    assert {field.name for field in dataclasses.fields(Settings)} == TEXTS | WHOLE_NUMBERS | NUMBERS | {"think", "kv_type"}
+    choices = {"think", "kv_type"}
+    assert {field.name for field in dataclasses.fields(Settings)} == TEXTS | WHOLE_NUMBERS | NUMBERS | choices
     assert {field.name for field in dataclasses.fields(Sampling)} <= WHOLE_NUMBERS | NUMBERS
 
 

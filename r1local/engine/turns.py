@@ -21,7 +21,7 @@ LOST_PAIRS = 3
 """What was ahead in none of so many turns has lost."""
 NEEDED_WINS = 0.75
 LEAST_ROUNDS = 2
-SLOWER, HOPELESS = 0.8, 0.5
+SLOWER, HOPELESS = 0.8, 0.25
 """Than the default: not measured further after LEAST_ROUNDS rounds, after one."""
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from r1local import paths
@@ -101,7 +100,7 @@ class Learnt:
             found = made(**entry)
         except TypeError:
             return None
-        return found if all(_is_sound(name, value) for name, value in asdict(found).items()) else None
+        return found if all(_is_sound(field.name, getattr(found, field.name)) for field in fields(found)) else None
 
 
 def _is_sound(name: str, value: Any) -> bool:
@@ -110,11 +109,14 @@ def _is_sound(name: str, value: Any) -> bool:
         case "repack" | "flash_attention":
             return isinstance(value, bool)
         case "kv_type":
-            return value in KV_TYPES
+            return isinstance(value, str) and value in KV_TYPES
         case "decode" | "prefill":
-            return type(value) in (int, float) and math.isfinite(value)
+            return type(value) in (int, float) and 0 <= value < 1e12  # NaN is neither
         case "parts":
-            return isinstance(value, dict)
+            return isinstance(value, dict) and all(
+                isinstance(sizes, (list, tuple)) and [type(size) for size in sizes] == [int, int]
+                for sizes in value.values()
+            )
     least, most = _BOUNDS.get(name, (0, 1 << 62))
     return type(value) is int and least <= value <= most
 
