@@ -710,6 +710,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return 2e10 + 1e9 * len(calls)
 
     monkeypatch.setattr(bandwidth, "measure", measure)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.1, 0.1), raising=False)
     return calls
 
 
@@ -745,6 +746,17 @@ def test_a_machine_whose_bandwidth_is_known_stays_as_it_is(measured: list[tuple[
 def test_it_takes_an_eighth_of_what_is_free_at_most(available: int, size: int, measured: list[tuple[int, int]]) -> None:
     with_bandwidth(available=available)
     assert measured == [(2, size)]
+
+
+def test_what_a_busy_machine_shows_is_not_remembered(
+    measured: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (8.0, 1.0, 1.0), raising=False)
+    assert with_bandwidth() == 2.1e10
+    assert not paths.bandwidth_file().exists()
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 1.0, 1.0), raising=False)
+    assert with_bandwidth() == 2.2e10
+    assert with_bandwidth() == 2.2e10
 
 
 def test_with_too_little_memory_nothing_is_measured_nor_remembered(measured: list[tuple[int, int]]) -> None:

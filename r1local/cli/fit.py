@@ -19,7 +19,7 @@ from r1local.plan.speed import Speed
 from r1local.prepare.fit import Fit, fit_of, fits_of, pull_name, reason, recommended, shape_in_catalog
 
 _COLUMNS = ("MODEL", "QUANT", "VERDICT", "MEMORY", "GPU", "CONTEXT", "KV", "TOKENS/S", "PROMPT/S")
-_LEAVE_OUT = ("PROMPT/S", "KV", "GPU", "MEMORY")
+_LEAVE_OUT = ("PROMPT/S", "KV", "GPU", "MEMORY", "CONTEXT", "QUANT")
 _FASTER_THAN_ANYBODY_READS = 10_000
 # Nobody's description of a machine is longer.
 _MOST_BYTES = 1 << 20

@@ -16,6 +16,7 @@ from r1local.engine.devices import function
 from r1local.engine.verdicts import machine as build_and_processor
 from r1local.errors import R1Error
 from r1local.gguf_types import TENSOR_TYPES
+from r1local.hardware.bandwidth import is_busy
 
 _BYTES = 256 << 20  # weights read in all; less where there is little memory
 _WIDTH = 4096  # of a row, as in a 7B
@@ -34,6 +35,12 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", _Pointer), ("no_alloc", ctypes.c_bool))
 
 
+class _Traits(ctypes.Structure):
+    """The beginning of ggml_type_traits_cpu (ggml-cpu.h)."""
+
+    _fields_ = (("from_float", _Pointer), ("vec_dot", _Pointer))
+
+
 def reading_rates(types: Iterable[str], threads: int, memory_available: int) -> dict[str, float]:
     """Bytes a second of weights of each type that `threads` threads work through together.
 
@@ -48,7 +55,7 @@ def reading_rates(types: Iterable[str], threads: int, memory_available: int) -> 
     for name in missing:
         if rate := _measure(name, threads, size):
             rates[name] = rate
-    if missing:
+    if missing and not is_busy(threads):
         try:
             paths.atomic_write(paths.reading_file(), json.dumps(known, indent=1).encode())
         except (OSError, R1Error):
@@ -62,6 +69,9 @@ def _measure(name: str, threads: int, size: int) -> float:
     if type_id is None:
         return 0.0
     function("ggml-cpu", "ggml_cpu_init", None)()
+    traits = function("ggml-cpu", "ggml_get_type_traits_cpu", ctypes.POINTER(_Traits), ctypes.c_int)(type_id)
+    if not traits.contents.vec_dot:
+        return 0.0
     begin = function("ggml-base", "ggml_init", _Pointer, _InitParams)
     end = function("ggml-base", "ggml_free", None, _Pointer)
     tensor = function(

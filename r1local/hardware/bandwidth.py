@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
@@ -15,6 +16,7 @@ _WINDOWS = 5
 _SECONDS = 0.03  # of each window
 _PLAUSIBLE = (1e8, 1e14)  # bytes a second
 _MOST_REMEMBERED = 50
+_BUSY = 0.75  # programs that want to run, for each core
 
 
 def memory_bandwidth(processor: str, cores: int, memory_available: int) -> float:
@@ -32,6 +34,8 @@ def memory_bandwidth(processor: str, cores: int, memory_available: int) -> float
         measured = measure(cores, size)
     except (RuntimeError, MemoryError):
         return 0.0
+    if is_busy(cores):
+        return measured  # of this moment; a calm one will tell more
     entries = {**_remembered(), key: measured}
     while len(entries) > _MOST_REMEMBERED:
         del entries[next(iter(entries))]
@@ -40,6 +44,14 @@ def memory_bandwidth(processor: str, cores: int, memory_available: int) -> float
     except (OSError, R1Error):
         pass  # a full or read-only disk: it is measured again next time
     return measured
+
+
+def is_busy(cores: int) -> bool:
+    """Whether other programs take so much of this machine now that a measurement says little about it."""
+    try:
+        return os.getloadavg()[0] > cores * _BUSY
+    except (AttributeError, OSError):  # Windows does not count
+        return False
 
 
 def measure(cores: int, size: int) -> float:
