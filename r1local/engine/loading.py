@@ -87,10 +87,7 @@ def load(
     features = selftest.check(
         header, n_threads=plan.n_threads, n_gpu_layers=plan.n_gpu_layers, on_notice=on_notice
     ).features
-    if not features.flash_attention:
-        wishes = replace(wishes, flash_attention=False)
-    if wishes.repack is None and features.amx and "AMX" in machine.instruction_sets:
-        wishes = replace(wishes, repack=True)  # AMX works on weights in a layout of its own
+    wishes = with_features(wishes, features, machine)
     plan = choose(shape, machine, wishes)
     remembered = learnt.lowered(key, _memory_free(machine))
     if remembered is not None:
@@ -133,13 +130,7 @@ def _tell_once(here: Hardware, machine: Hardware, learnt: Learnt, on_notice: Cal
 
 def _load(path: Path, plan: Plan, features: Features, on_progress: Callable[[float], None]) -> Loaded:
     settings = plan.settings
-    # Weights in a layout of their own are copies: mapping the file beside them would only take its room twice.
-    used = replace(
-        features,
-        extra_buffers=features.extra_buffers and settings.repack,
-        mmap=features.mmap and not settings.repack,
-        flash_attention=features.flash_attention and settings.flash_attention,
-    )
+    used = allowed(features, repack=settings.repack, flash_attention=settings.flash_attention)
     forget_buffers()
     model = Model(path, used, n_gpu_layers=plan.n_gpu_layers, tensor_split=plan.tensor_split, on_progress=on_progress)
     try:
@@ -156,6 +147,24 @@ def _load(path: Path, plan: Plan, features: Features, on_progress: Callable[[flo
         model.close()
         raise
     return Loaded(model, context, plan, used, _measured(plan))
+
+
+def with_features(wishes: Wishes, features: Features, machine: Hardware) -> Wishes:
+    """What the self-test allows, put into the wishes of a plan."""
+    # AMX works on weights in a layout of its own.
+    repack = True if wishes.repack is None and features.amx and "AMX" in machine.instruction_sets else wishes.repack
+    return replace(wishes, flash_attention=wishes.flash_attention and features.flash_attention, repack=repack)
+
+
+def allowed(features: Features, *, repack: bool, flash_attention: bool) -> Features:
+    """Of these features those that a plan uses."""
+    # Weights in a layout of their own are copies: mapping the file beside them would only take its room twice.
+    return replace(
+        features,
+        extra_buffers=features.extra_buffers and repack,
+        mmap=features.mmap and not repack,
+        flash_attention=features.flash_attention and flash_attention,
+    )
 
 
 def _measured(plan: Plan) -> Measured:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from r1local.engine import EngineOptions, selftest
 from r1local.engine.context import Context
+from r1local.engine.loading import allowed, with_features
 from r1local.engine.measure import Figures, Rig, Sizes
 from r1local.engine.model import Features, Model
 from r1local.gguf_types import GgufHeader
@@ -87,11 +88,7 @@ def start(
     features = selftest.check(
         header, n_threads=plan.n_threads, n_gpu_layers=plan.n_gpu_layers, on_notice=on_notice
     ).features
-    wishes = replace(
-        wishes,
-        flash_attention=features.flash_attention,
-        repack=True if features.amx and "AMX" in machine.instruction_sets else None,
-    )
+    wishes = with_features(wishes, features, machine)
     return Start(header.path, machine, features, wishes, choose(shape, machine, wishes))
 
 
@@ -174,12 +171,7 @@ class Rigs:
 
     def _make(self, way: Way) -> Rig:
         plan, features = self._begun.plan, self._begun.features
-        features = replace(
-            features,
-            extra_buffers=features.extra_buffers and way.repack,
-            mmap=features.mmap and not way.repack,
-            flash_attention=features.flash_attention and way.flash_attention,
-        )
+        features = allowed(features, repack=way.repack, flash_attention=way.flash_attention)
         model = self._models.get(way.repack)
         if model is None:
             model = self._models[way.repack] = Model(
