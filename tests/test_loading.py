@@ -17,6 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import r1local
 from r1local import hardware, paths
 from r1local.engine import EngineOptions, loading, open_engine, selftest
 from r1local.engine.context import Context
@@ -36,6 +37,7 @@ from tests import makers
 pytestmark = pytest.mark.engine
 
 SHORT = "expect some to be cut off"
+INSIDE = shape_of_file(read_header(Path(r1local.__file__).parent / "inside" / "r1local-inside-Q8_0.gguf"))
 calm = settings(deadline=None)
 """However busy the machine is."""
 
@@ -489,8 +491,7 @@ def test_a_context_larger_than_all_memory_is_refused(
 @calm
 @given(st.integers(1, 64), st.integers(256, 1 << 40))
 def test_the_context_of_the_hint_is_possible(gib: int, n_ctx: int) -> None:
-    path = Path(__file__).parent.parent / "r1local" / "inside" / "r1local-inside-Q8_0.gguf"
-    shape = replace(shape_of_file(read_header(path)), trained_context=0)
+    shape = replace(INSIDE, trained_context=0)
     machine = Hardware("Linux", "some", 2, 2, gib * GIB, gib * GIB)
     asked = Wishes(n_ctx=n_ctx)
     plan = choose(shape, machine, asked)

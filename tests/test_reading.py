@@ -32,11 +32,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Types that were measured; each is a GB/s for each letter of its name."""
     names: list[str] = []
 
-    def measure(name: str, threads: int, size: int) -> float:
-        names.append(name)
-        return 1e9 * len(name)
+    def measured(types: list[str], threads: int, size: int) -> dict[str, float]:
+        names.extend(types)
+        return {name: 1e9 * len(name) for name in types}
 
-    monkeypatch.setattr(reading, "_measure", measure)
+    monkeypatch.setattr(reading, "_measured", measured)
     return names
 
 
@@ -51,6 +51,11 @@ def test_kernels_are_measured(name: str) -> None:
 @pytest.mark.engine
 def test_types_without_a_kernel_are_left_out() -> None:
     assert list(reading_rates(["Q4_0", "Q17_Z", "I32"], 1, ROOM)) == ["Q4_0"]
+
+
+def test_a_child_that_dies_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "child_environment", lambda: {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"})
+    assert reading_rates(["Q4_K"], 2, ROOM) == {}
 
 
 def test_what_was_measured_is_remembered(counted: list[str]) -> None:

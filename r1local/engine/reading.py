@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterable
 
 from r1local import paths
 from r1local.engine.devices import function
+from r1local.engine.library import child_environment
 from r1local.engine.verdicts import machine as build_and_processor
 from r1local.errors import R1Error
 from r1local.gguf_types import TENSOR_TYPES
@@ -22,6 +26,7 @@ _BYTES = 256 << 20  # weights read in all; less where there is little memory
 _WIDTH = 4096  # of a row, as in a 7B
 _MATRICES = 8
 _ROUNDS = 4
+_PATIENCE_SECONDS = 60.0
 _FILL = 0x3C  # 0x3C3C is about 1 as a 16-bit float: no scale may be so small that it slows arithmetic down
 _F32 = 0
 _ROOM_BESIDE = 64 << 20  # for the graph and its results
@@ -52,15 +57,37 @@ def reading_rates(types: Iterable[str], threads: int, memory_available: int) -> 
     rates = known.setdefault(key, {})
     size = min(_BYTES, memory_available // 8)
     missing = [name for name in types if name not in rates] if size >= _BYTES // 4 else []
-    for name in missing:
-        if rate := _measure(name, threads, size):
-            rates[name] = rate
+    rates.update(_measured(missing, threads, size) if missing else {})
     if missing and not is_busy(threads):
         try:
             paths.atomic_write(paths.reading_file(), json.dumps(known, indent=1).encode())
         except (OSError, R1Error):
             pass  # a full or read-only disk: it is measured again next time
     return dict(rates)
+
+
+def _measured(types: list[str], threads: int, size: int) -> dict[str, float]:
+    """In a child process: threads of another engine in this one would slow the library's own down."""
+    request = json.dumps({"types": types, "threads": threads, "size": size})
+    command = [sys.executable, "-c", "from r1local.engine.reading import child; child()"]
+    try:
+        ended = subprocess.run(
+            command, input=request.encode(), capture_output=True, env=child_environment(), timeout=_PATIENCE_SECONDS
+        )
+        report = json.loads(ended.stdout.splitlines()[-1])
+    except (subprocess.SubprocessError, OSError, IndexError, ValueError):
+        return {}  # it crashed, or took for ever: then nothing is known
+    return {name: float(rate) for name, rate in report.items() if rate}
+
+
+def child() -> None:
+    """The other side: measure what standard input asks for and print one line of JSON."""
+    request = json.loads(sys.stdin.read())
+    report_to = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the library may print there
+    rates = {name: _measure(name, request["threads"], request["size"]) for name in request["types"]}
+    os.write(report_to, json.dumps(rates).encode() + b"\n")
+    os._exit(0)
 
 
 def _measure(name: str, threads: int, size: int) -> float:
