@@ -264,13 +264,16 @@ def test_interrupt_keeps_what_was_said(endless_model: Path) -> None:
 @pytest.mark.parametrize("delay", [0.05, 0.15, 0.3, 0.45, 0.7])
 def test_interrupt_at_any_time(endless_model: Path, delay: float) -> None:
     """While Python starts, while the child tries the file, while the model loads, while it thinks."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "r1local", "chat", "-m", str(endless_model), "--ctx", "65536", "--think", "show", "?"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    time.sleep(delay)
-    os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    ) as process:  # fmt: skip
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            _, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()  # one that goes on thinking would slow down every test after this one
     early = {-signal.SIGINT, ExitCode.FAILED} if delay < 0.3 else set()  # before any command of ours runs
     assert process.returncode in {ExitCode.INTERRUPTED, *early}
     # Before the program's own first line, Python itself prints where it was interrupted.

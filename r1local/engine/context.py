@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from r1local.engine.interrupts import interrupt_held
 from r1local.engine.library import forget_log, library, logged_errors
 from r1local.engine.model import Features, Model
 from r1local.errors import EngineError, OutOfMemory
@@ -104,7 +105,13 @@ class Context:
         params.abort_callback_data = ctypes.cast(self._stop_flag, ctypes.c_void_p)
         self._keep = (strlen, params)
         forget_log()
-        self.pointer = lib.llama_init_from_model(model._model, params)
+        self.pointer = None
+        try:
+            with interrupt_held():
+                self.pointer = lib.llama_init_from_model(model._model, params)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         if not self.pointer:
             raise OutOfMemory(
                 f"There is not enough memory for a context of {n_ctx:,} tokens.",
@@ -117,8 +124,9 @@ class Context:
 
     def close(self) -> None:
         if self.pointer:
-            self._lib.llama_free(self.pointer)
-            self.pointer = None
+            with interrupt_held():
+                self._lib.llama_free(self.pointer)
+                self.pointer = None
 
     def decode(self, batch: Batch) -> int:
         """Decode the batch: OK, NO_ROOM in the KV cache, or INTERRUPTED.

@@ -14,6 +14,7 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from r1local.engine.interrupts import interrupt_held
 from r1local.engine.library import (
     child_environment,
     library,
@@ -65,6 +66,11 @@ class Build:
 
 def devices() -> tuple[Device, ...]:
     """Every device of the library, in its order. Raises LibraryMissing."""
+    with interrupt_held():  # backends log when they are loaded and first asked
+        return _devices()
+
+
+def _devices() -> tuple[Device, ...]:
     supports_gpu_offload()  # loads those backends that are files of their own
     count = function("ggml", "ggml_backend_dev_count", ctypes.c_size_t)
     get = function("ggml", "ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from r1local import paths
+from r1local.engine.interrupts import interrupt_held
 from r1local.errors import LibraryMissing, R1Error
 from r1local.terminal import clean_line
 
@@ -51,8 +52,9 @@ def library() -> Any:
             if is_unfinished()
             else f"Install it again: pip install --force-reinstall --no-cache-dir {requirement()}",
         ) from error
-    llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
-    llama_cpp.llama_backend_init()
+    with interrupt_held():
+        llama_cpp.llama_log_set(_log_callback(llama_cpp), None)
+        llama_cpp.llama_backend_init()
     return llama_cpp
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from r1local import paths
 from r1local.engine.amx import keep_amx_off
+from r1local.engine.interrupts import interrupt_held
 from r1local.engine.library import forget_log, library, library_folder, library_version, logged_errors
 from r1local.errors import ModelFileError, OutOfMemory, R1Error, UnsupportedModel
 from r1local.template import THINK_CLOSE, THINK_OPEN, Segment
@@ -53,7 +54,8 @@ class Model:
         global _amx_allowed
         self._lib = lib = library()
         if _amx_allowed is None:
-            _amx_allowed = features.amx or not keep_amx_off(library_folder())
+            with interrupt_held():
+                _amx_allowed = features.amx or not keep_amx_off(library_folder())
         params = lib.llama_model_default_params()
         # Once allowed in this process, AMX can only be avoided together with all repacking.
         params.use_extra_bufts = features.extra_buffers and (features.amx or not _amx_allowed)
@@ -65,17 +67,22 @@ class Model:
         raised: list[BaseException] = []
 
         def progress(share: float, _: object) -> bool:
-            # Nothing can be raised through the library; a Ctrl-C during a long load arrives here as well.
             try:
                 on_progress(share)
-            except BaseException as error:
+            except BaseException as error:  # nothing can be raised through the library
                 raised.append(error)
-            return not raised
+            return not raised and not interrupted()
 
         callback = lib.llama_progress_callback(progress)
         params.progress_callback = callback
         forget_log()
-        self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        self._model = None
+        try:
+            with interrupt_held() as interrupted:
+                self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
+        except KeyboardInterrupt:
+            self.close()
+            raise
         if raised:
             self.close()
             raise raised[0]
@@ -88,8 +95,9 @@ class Model:
 
     def close(self) -> None:
         if self._model:
-            self._lib.llama_model_free(self._model)
-            self._model = None
+            with interrupt_held():
+                self._lib.llama_model_free(self._model)
+                self._model = None
 
     @property
     def bos_text(self) -> str:
