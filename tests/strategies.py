@@ -88,7 +88,7 @@ def wishes() -> st.SearchStrategy[Wishes]:
         n_threads=perhaps(st.integers(1, 64)),
         n_batch=perhaps(st.integers(32, 4_096)),
         n_seq_max=st.sampled_from((1, 1, 2, 8, 32)),
-        flash_attention=st.booleans(),
+        flash_attention=st.sampled_from((None, True, False)),
         repack=perhaps(st.booleans()),
         margin=perhaps(st.integers(0, 4 * GIB)),
     )

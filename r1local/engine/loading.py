@@ -153,7 +153,7 @@ def with_features(wishes: Wishes, features: Features, machine: Hardware) -> Wish
     """What the self-test allows, put into the wishes of a plan."""
     # AMX works on weights in a layout of its own.
     repack = True if wishes.repack is None and features.amx and "AMX" in machine.instruction_sets else wishes.repack
-    return replace(wishes, flash_attention=wishes.flash_attention and features.flash_attention, repack=repack)
+    return replace(wishes, flash_attention=wishes.flash_attention if features.flash_attention else False, repack=repack)
 
 
 def allowed(features: Features, *, repack: bool, flash_attention: bool) -> Features:
@@ -288,7 +288,9 @@ def _with_tuned(wishes: Wishes, tuned: Tuned | None, machine: Hardware) -> Wishe
         n_batch=wishes.n_batch or tuned.n_batch,
         repack=tuned.repack if wishes.repack is None else wishes.repack,
         # Other types than f16 cannot do without.
-        flash_attention=wishes.flash_attention and (tuned.flash_attention or wishes.kv_type not in (None, "f16")),
+        flash_attention=(
+            wishes.flash_attention is not False and (tuned.flash_attention or wishes.kv_type not in (None, "f16"))
+        ),
     )
 
 

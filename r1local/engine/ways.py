@@ -111,14 +111,16 @@ def _every(begun: Start, logical: int) -> Iterator[Variant]:
         # Loading never takes more threads than there are cores.
         why_not = "more threads than cores" if count > usable else ""
         yield Variant(name, "n_threads", replace(default, n_threads=count), why_not)
-    if default.flash_attention and default.kv_type == "f16":  # other types cannot do without
-        yield Variant("flash off", "flash_attention", replace(default, flash_attention=False))
+    if features.flash_attention and default.kv_type == "f16":  # other types cannot do without
+        name = "flash off" if default.flash_attention else "flash on"
+        yield Variant(name, "flash_attention", replace(default, flash_attention=not default.flash_attention))
     if features.extra_buffers and not begun.plan.n_gpu_layers and _room_for_two(begun):
         name = "weights as filed" if default.repack else "weights repacked"
         yield Variant(name, "repack", replace(default, repack=not default.repack))
-    for kind in _KV_TYPES if default.flash_attention else ():
+    for kind in _KV_TYPES if features.flash_attention else ():
         if kind != default.kv_type:
-            yield Variant(f"KV {kind}", "kv_type", replace(default, kv_type=kind), "ask for it with kv_type")
+            way = replace(default, kv_type=kind, flash_attention=True)
+            yield Variant(f"KV {kind}", "kv_type", way, "ask for it with kv_type")
     for size in BATCHES:
         if size != default.n_batch:
             # A typical prompt fits one batch of the default size: a larger one is no gain there.
