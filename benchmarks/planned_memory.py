@@ -17,7 +17,9 @@ from r1local.catalog import load_catalog
 from r1local.store import find
 
 _FILL = 4_096
-"""Tokens read in all; memory does not grow with more, as the KV cache is written when it is made."""
+"""Tokens read in all. With flash attention memory does not grow with more, as the KV cache is written when it is made;
+without it attention scores grow with the context, which is filled then.
+"""
 
 
 def child(path: str, n_ctx: int, kv_type: str, n_seq_max: int) -> None:
@@ -27,10 +29,11 @@ def child(path: str, n_ctx: int, kv_type: str, n_seq_max: int) -> None:
 
     options = EngineOptions(n_ctx=n_ctx, kv_type=kv_type, n_seq_max=n_seq_max)
     with open_engine(Path(path), options, thinks=False) as engine:
-        fill = min(_FILL, n_ctx * 3 // 4) // n_seq_max
+        most = min(_FILL, n_ctx * 3 // 4) if engine.loaded.plan.settings.flash_attention else n_ctx - 16 * n_seq_max
+        fill = most // n_seq_max
         requests = []
         for number in range(n_seq_max):
-            prompt = engine.encode([Segment(f"{number} " + "one two three four " * fill, trusted=False)])[:fill]
+            prompt = engine.encode([Segment(f"{number} " + "one two three four " * (fill // 2), trusted=False)])[:fill]
             requests.append(Request(prompt, Sampling(temperature=0.0, top_p=1.0, top_k=0, min_p=0.0), max_tokens=8))
         for _ in merge([engine.submit(request) for request in requests]):
             pass

@@ -705,7 +705,7 @@ def test_config_toml_is_named_where_it_counts_for_more(
     assert "batch = 64, which counts for more" in talk
     found = tuned_for(random_model)
     assert found is not None
-    assert found.n_batch == 512  # compared were the settings of a machine where nobody fixed any
+    assert found.n_batch == 128  # compared were the settings of a machine where nobody fixed any
 
 
 @pytest.mark.engine
@@ -801,7 +801,7 @@ def test_figures_as_json(random_model: Path) -> None:
     assert set(data["memory"]["parts"]["processor KV"]) == {"planned", "real"}
     assert data["settings"] == {
         "n_ctx": 4096, "kv_type": "f16", "n_gpu_layers": 0, "n_threads": hardware.detect().usable_cores,
-        "n_batch": 512, "flash_attention": False, "repack": data["settings"]["repack"], "tuned": False,
+        "n_batch": 128, "flash_attention": False, "repack": data["settings"]["repack"], "tuned": False,
     }  # fmt: skip
 
 

@@ -525,7 +525,7 @@ def tune(header: GgufHeader, machine: Hardware, tuned: Tuned) -> None:
 
 def test_tuned_settings_are_used(trained_long: GgufHeader, here: Hardware) -> None:
     plain, _ = loaded_with(trained_long)
-    assert (plain.n_threads, plain.settings.n_ubatch) == (2, 512)
+    assert (plain.n_threads, plain.settings.n_ubatch) == (2, 128)
     tune(trained_long, here, TUNED)
     plan, _ = loaded_with(trained_long)
     assert (plan.n_threads, plan.settings.n_ubatch, plan.settings.repack) == (1, 64, True)

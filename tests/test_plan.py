@@ -104,7 +104,7 @@ def test_what_the_user_fixed_stays(shape: Shape, machine: Hardware, wished: Wish
     assert plan.n_ctx == (wished.n_ctx or plan.n_ctx)
     assert plan.kv_type == (wished.kv_type or plan.kv_type)
     assert plan.n_threads == (wished.n_threads or machine.usable_cores)
-    assert plan.settings.n_ubatch == (wished.n_batch or 512)
+    assert plan.settings.n_ubatch == (wished.n_batch or (512 if plan.settings.flash_attention else 128))
     assert plan.settings.n_seq_max == wished.n_seq_max
     assert wished.flash_attention in (None, plan.settings.flash_attention)
     assert plan.settings.repack == (plan.settings.repack if wished.repack is None else wished.repack)
@@ -405,7 +405,13 @@ def test_lowering_ends_and_keeps_what_was_fixed(shape: Shape, machine: Hardware,
         assert after[1] >= before[1]
         assert after[2] <= before[2]
         assert smaller.n_threads == first.n_threads
-        given_up = {"n_ctx": 0, "kv_type": "", "gpu_layers": (), "flash_attention": smaller.kv_type != "f16"}
+        given_up = {
+            "n_ctx": 0,
+            "kv_type": "",
+            "gpu_layers": (),
+            "flash_attention": smaller.kv_type != "f16",
+            "n_ubatch": 0,
+        }
         assert replace(smaller.settings, **given_up) == replace(first.settings, **given_up)
         if smaller.kv_type == first.kv_type:
             assert smaller.settings.flash_attention == first.settings.flash_attention or machine.gpus

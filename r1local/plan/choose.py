@@ -183,7 +183,7 @@ def _build(shape: Shape, machine: Hardware, wishes: Wishes, n_ctx: int, kv_type:
     settings = Settings(
         n_ctx=n_ctx,
         kv_type=kv_type,
-        n_ubatch=wishes.n_batch or 512,
+        n_ubatch=wishes.n_batch or (512 if flash_attention else 128),  # scores take memory by batch and context
         n_seq_max=wishes.n_seq_max,
         flash_attention=flash_attention,
         gpu_layers=(),

@@ -16,7 +16,7 @@ GIB = 1 << 30
 
 PROCESS_BYTES = 50 * MIB
 """Python with its packages and the C library, before a model is loaded; of this process, its own figure is taken."""
-MODEL_BYTES = 8 * MIB
+MODEL_BYTES = 9 * MIB
 """What a model takes however small it is: its graph, its threads, what the interpreter gathers meanwhile."""
 VOCABULARY_BYTES = 235
 """What the library keeps in memory for one token's text, and the merges that make it."""
@@ -201,8 +201,11 @@ def uses(
 
 
 def _program_bytes(shape: Shape, settings: Settings) -> int:
-    """What is nobody's buffer: the vocabulary, candidates to sample from, and a batch quantized on its way into the
-    widest product (8.5 bits a float and a little).
+    """What is nobody's buffer: the vocabulary, candidates to sample from, and what goes into the widest product: a batch
+    quantized (8.5 bits a float and a little), or without flash attention its scores in f16.
     """
     per_token = VOCABULARY_BYTES + CANDIDATE_BYTES * settings.n_seq_max
-    return MODEL_BYTES + per_token * shape.vocabulary + settings.n_ubatch * shape.feed_forward * 9 // 8
+    widest = shape.feed_forward * 9 // 8
+    if not settings.flash_attention and sum(settings.gpu_layers) <= shape.layers:
+        widest = max(widest, 2 * shape.heads * padded_context(settings.n_ctx))
+    return MODEL_BYTES + per_token * shape.vocabulary + min(settings.n_ubatch, settings.n_ctx) * widest
