@@ -91,6 +91,16 @@ def history_file() -> Path:
     return home() / "history"
 
 
+def conversations_file() -> Path:
+    """The conversations that were had in the terminal interface."""
+    return home() / "conversations.db"
+
+
+def screen_file() -> Path:
+    """How the terminal interface was left: theme, panels, how thoughts are shown."""
+    return home() / "screen.json"
+
+
 def ensure_folder(folder: Path) -> Path:
     """Make `folder`, readable by its owner only, and return it; our home comes first, as private.
 

@@ -10,3 +10,15 @@ def amount(count: float) -> str:
     if count >= 1e5:
         return f"{count / 1e6:.1f} MB"
     return f"{count:,.0f} bytes"
+
+
+def seconds(value: float) -> str:
+    """A duration for people: 4.2 s, 15 s, 2 min 5 s, 1 h 4 min."""
+    if value < 9.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -20,10 +20,11 @@ from wcwidth import wcswidth
 from r1local.chat_types import ThinkMode
 from r1local.cli import output as output_module
 from r1local.cli import reply as reply_module
-from r1local.cli.output import Output, fit, seconds, size
+from r1local.cli.output import Output, fit, size
 from r1local.cli.reply import ReplyView, stats_line
 from r1local.errors import EngineError, UsageError
 from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, as_json
+from r1local.units import seconds
 
 MODES: tuple[ThinkMode, ...] = ("show", "fold", "hide", "only")
 every_mode = pytest.mark.parametrize("mode", MODES)

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from r1local import hardware, paths
-from r1local.cli.output import Output, seconds, size
+from r1local.cli.output import Output, size
 from r1local.engine import builds
 from r1local.engine.builds import former_build
 from r1local.engine.builds import install as build_install
@@ -16,6 +16,7 @@ from r1local.engine.devices import Build, Device, look
 from r1local.errors import R1Error, UsageError
 from r1local.hardware import Hardware
 from r1local.hardware.gpu import Gpu
+from r1local.units import seconds
 
 
 @dataclass(frozen=True, slots=True)

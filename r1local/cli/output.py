@@ -182,18 +182,6 @@ def fit(text: str, columns: int) -> str:
     return kept + "…"
 
 
-def seconds(value: float) -> str:
-    """A duration for people: 4.2 s, 15 s, 2 min 5 s, 1 h 4 min."""
-    if value < 9.95:
-        return f"{value:.1f} s"
-    whole = round(value)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def size(count: float) -> str:
     """Bytes for people, in powers of 1024 as memory is counted."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from r1local.cli.output import Output, fit, seconds
+from r1local.cli.output import Output, fit
 from r1local.terminal import clean_line
+from r1local.units import seconds
 
 _WINDOW_SECONDS = 5.0
 _PATIENCE = 3.0

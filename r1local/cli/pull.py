@@ -13,7 +13,7 @@ from r1local import __version__, hardware
 from r1local.catalog import Catalog, load_catalog
 from r1local.checksums import Checksums
 from r1local.cli.fit import best_for_this_machine
-from r1local.cli.output import Output, seconds
+from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
 from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, UnsafeServer, UsageError
 from r1local.gguf_header import read_header
@@ -27,7 +27,7 @@ from r1local.hub.trust import look_alike
 from r1local.prepare.fit import MemoryVerdict, memory_verdict, pull_name, reason
 from r1local.store import LocalModel, find
 from r1local.terminal import clean_line
-from r1local.units import amount
+from r1local.units import amount, seconds
 
 _VERBS = {"downloading": "Fetching", "checking": "Checking", "waiting": "Waiting for another download of"}
 

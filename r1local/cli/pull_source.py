@@ -9,7 +9,7 @@ from pathlib import Path
 from r1local import __version__, hardware
 from r1local.catalog import Catalog, load_catalog
 from r1local.checksums import Checksums
-from r1local.cli.output import Output, seconds
+from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
 from r1local.cli.pull import PullFlags, ask_about, is_offline, show_progress
 from r1local.errors import Offline, UsageError
@@ -22,7 +22,7 @@ from r1local.prepare import Job, kernels_here, target_for
 from r1local.prepare.fit import MemoryVerdict, memory_verdict
 from r1local.prepare.from_source import Preparer, SourcePlan, Standing
 from r1local.store import find
-from r1local.units import amount
+from r1local.units import amount, seconds
 
 _WITHOUT_A_RECOMMENDATION = "Q4_K_M"
 

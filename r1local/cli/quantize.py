@@ -9,12 +9,12 @@ from pathlib import Path
 
 from r1local import hardware, paths
 from r1local.catalog import load_catalog
-from r1local.cli.output import Output, seconds
+from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
 from r1local.errors import UsageError
 from r1local.prepare import Job, convert, kernels_here, planned_size, source_name, source_of, target_for
 from r1local.store import find
-from r1local.units import amount
+from r1local.units import amount, seconds
 
 
 @dataclass(frozen=True, slots=True)

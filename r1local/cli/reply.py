@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import assert_never
 
 from r1local.chat_types import ThinkMode
-from r1local.cli.output import Output, seconds
+from r1local.cli.output import Output
 from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta
+from r1local.units import seconds
 
 
 class ReplyView:

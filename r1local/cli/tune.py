@@ -11,7 +11,7 @@ from typing import Any
 
 from r1local import hardware
 from r1local.cli.chat import cancel_on_interrupt
-from r1local.cli.output import Output, seconds
+from r1local.cli.output import Output
 from r1local.cli.table import show_table
 from r1local.engine import EngineOptions
 from r1local.engine.loading import tuning_key, usable
@@ -21,6 +21,7 @@ from r1local.engine.ways import Rigs, logical_cores, start, variants
 from r1local.gguf_header import read_header
 from r1local.plan.learnt import remember
 from r1local.store import LocalModel
+from r1local.units import seconds
 
 _COLUMNS = ("SETTINGS", "PROMPT/S", "TOKENS/S", "RATIO", "ROUNDS", "NOTE")
 _LEAVE_OUT = ("NOTE", "ROUNDS", "PROMPT/S")

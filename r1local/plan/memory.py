@@ -201,8 +201,8 @@ def uses(
 
 
 def _program_bytes(shape: Shape, settings: Settings) -> int:
-    """What is nobody's buffer: the vocabulary, candidates to sample from, and what goes into the widest product: a batch
-    quantized (8.5 bits a float and a little), or without flash attention its scores in f16.
+    """What is nobody's buffer: the vocabulary, candidates to sample from, and what goes into the widest product. That
+    is a batch quantized (8.5 bits a float and a little), or without flash attention its scores in f16.
     """
     per_token = VOCABULARY_BYTES + CANDIDATE_BYTES * settings.n_seq_max
     widest = shape.feed_forward * 9 // 8
