@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from r1local.chat_types import Sampling, Turn
 from r1local.engine import Engine, Outcome, Piece, Request, Stream
 from r1local.errors import UsageError
-from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta
-from r1local.template import THINK_CLOSE
+from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, ThoughtEnd
+from r1local.template import THINK_CLOSE, THINK_OPEN, Prompt, Segment
 from r1local.thinking.parser import ThinkParser
+
+_CLOSED = f"\n{THINK_CLOSE}\n\n"
+"""How the distilled models end a thought."""
 
 
 class ReplyReader:
@@ -22,6 +25,7 @@ class ReplyReader:
 
     def __init__(self, *, thought_open: bool) -> None:
         self._parser = ThinkParser(opened=thought_open)
+        self._thought_end: ThoughtEnd = "model"
         self._thought: list[str] = []
         self._answer: list[str] = []
         self._think_tokens = 0
@@ -56,9 +60,22 @@ class ReplyReader:
         self._last_at = piece.at
         return self._keep(deltas)
 
+    @property
+    def drawn_tokens(self) -> int:
+        return self._think_tokens + self._answer_tokens
+
+    def begin(self, thought: str) -> list[Event]:
+        """Start with a thought that was not drawn, but given."""
+        return self._keep(self._parser.feed(thought))
+
+    def close_thought(self) -> list[Event]:
+        """The thought ends here, because the user wants it so."""
+        self._thought_end = "user"
+        return self._keep(self._parser.feed(_CLOSED))
+
     def finish(self, outcome: Outcome) -> list[Event]:
         events = self._keep(self._parser.flush())
-        done = Done(outcome.finish, self._stats(outcome), outcome.note, self._parser.closed)
+        done = Done(outcome.finish, self._stats(outcome), outcome.note, self._parser.closed, self._thought_end)
         return [*events, done]
 
     def turn(self, *, complete: bool) -> Turn:
@@ -75,7 +92,7 @@ class ReplyReader:
     def _stats(self, outcome: Outcome) -> Stats:
         first = outcome.first_token_at
         fresh = outcome.prompt_tokens - outcome.reused_tokens
-        drawn = self._think_tokens + self._answer_tokens
+        drawn = self.drawn_tokens
         decode_seconds = self._last_at - first if first is not None else 0.0
         return Stats(
             prompt_tokens=outcome.prompt_tokens,
@@ -109,6 +126,7 @@ class Conversation:
     _stream: Stream | None = None
     _reader: ReplyReader | None = None
     _cancel_wanted: bool = False
+    _answer_wanted: bool = False
 
     @property
     def think_tokens(self) -> int:
@@ -132,6 +150,23 @@ class Conversation:
             raise UsageError("There is nothing to retry yet.", "Type a question.")
         return self._reply(self.turns[: last + 1])
 
+    def go_on(self, thought: str) -> Iterator[Event]:
+        """Take the last reply back and have another, which begins with this thought and thinks on from its end.
+
+        Where the thought has a closing tag it ends there, and the answer follows at once. Raises UsageError when
+        nothing was asked, or the model does not think.
+        """
+        last = max((i for i, turn in enumerate(self.turns) if turn.role == "user"), default=None)
+        if last is None:
+            raise UsageError("There is no question to think about yet.", "Type one.")
+        return self._reply(self.turns[: last + 1], thought)
+
+    def skip_thinking(self) -> None:
+        """End the thought that is under way, from any thread; the answer follows. Without a thought nothing happens."""
+        self._answer_wanted = True
+        if self._stream is not None and self._reader is not None and self._reader.thinking:
+            self._stream.cancel()
+
     def cancel(self) -> None:
         """Stop the reply that is under way, from any thread. Its iterator then ends with Done("cancelled")."""
         self._cancel_wanted = True  # for a prompt that is still being rendered and tokenized
@@ -142,27 +177,59 @@ class Conversation:
         """Forget all turns but a system prompt."""
         self.turns = [turn for turn in self.turns if turn.role == "system"]
 
-    def _reply(self, turns: list[Turn]) -> Iterator[Event]:
-        self._cancel_wanted = False
+    def _reply(self, turns: list[Turn], thought: str = "") -> Iterator[Event]:
+        """Renders and tokenizes at once, so that what cannot be asked is refused before anything is kept of it."""
+        self._cancel_wanted = self._answer_wanted = False
         prompt = self.engine.template.render(_as_sent(turns))
-        request = Request(
-            self.engine.encode(prompt.segments),
+        if thought and not prompt.thought_open:
+            raise UsageError("This model does not think, so there is no thought to go on from.", "Ask it again: /retry")
+        thought, closing, _ = thought.partition(THINK_CLOSE)
+        reader = self._reader = ReplyReader(thought_open=prompt.thought_open)
+        begun = reader.begin(thought) if thought else []
+        if closing:
+            begun += reader.close_thought()
+        request = self._request(prompt, reader) if begun else self._request(prompt)
+        return self._played(turns, prompt, request, reader, begun)
+
+    def _request(self, prompt: Prompt, begun: ReplyReader | None = None) -> Request:
+        """For a whole reply, or for the rest of one that has begun."""
+        segments = list(prompt.segments)
+        if begun is not None:
+            if not prompt.thought_open:
+                segments.append(Segment(THINK_OPEN + "\n", trusted=True))
+            segments.append(Segment(begun.thought, trusted=False))
+            if not begun.thinking:
+                segments += [Segment(_CLOSED, trusted=True), Segment(begun.answer, trusted=False)]
+        most = self.max_tokens
+        return Request(
+            self.engine.encode(segments),
             self.sampling,
-            max_tokens=self.max_tokens,
+            max_tokens=None if most is None else max(1, most - (begun.drawn_tokens if begun else 0)),
             stop=self.stop,
             # A stop text met inside a thought would end the reply without an answer.
-            stop_after=THINK_CLOSE if prompt.thought_open else "",
+            stop_after=THINK_CLOSE if prompt.thought_open and (begun is None or begun.thinking) else "",
         )
-        reader = self._reader = ReplyReader(thought_open=prompt.thought_open)
-        stream = self._stream = self.engine.submit(request)
-        if self._cancel_wanted:
-            stream.cancel()
+
+    def _played(
+        self, turns: list[Turn], prompt: Prompt, request: Request, reader: ReplyReader, begun: list[Event]
+    ) -> Iterator[Event]:
+        yield from begun
+        stream = self._submit(request)
         try:
             for piece in stream:
                 yield from reader.feed(piece)
             assert stream.outcome is not None
-            events = reader.finish(stream.outcome)
-            self._remember(turns, reader, complete=stream.outcome.finish == "stop")
+            outcome = stream.outcome
+            if self._answer_wanted and not self._cancel_wanted and outcome.finish == "cancelled":
+                if reader.thinking:  # or it came to its answer by itself, a moment before
+                    yield from reader.close_thought()
+                stream = self._submit(self._request(prompt, reader))
+                for piece in stream:
+                    yield from reader.feed(piece)
+                assert stream.outcome is not None
+                outcome = _together(outcome, stream.outcome)
+            events = reader.finish(outcome)
+            self._remember(turns, reader, complete=outcome.finish == "stop")
             yield from events
         except GeneratorExit:
             if stream.outcome is None:  # dropped before its end, which would have been remembered
@@ -173,10 +240,28 @@ class Conversation:
                 stream.cancel()
             self._stream = None
 
+    def _submit(self, request: Request) -> Stream:
+        stream = self._stream = self.engine.submit(request)
+        if self._cancel_wanted or (self._answer_wanted and self._reader is not None and self._reader.thinking):
+            stream.cancel()
+        return stream
+
     def _remember(self, turns: list[Turn], reader: ReplyReader, *, complete: bool) -> None:
         turn = reader.turn(complete=complete)
         if turn.text or turn.thought or complete:
             self.turns = [*turns, turn]
+
+
+def _together(first: Outcome, second: Outcome) -> Outcome:
+    """Of a reply made in two streams: the costs of the prompt were the first one's."""
+    return replace(
+        second,
+        prompt_tokens=first.prompt_tokens,
+        reused_tokens=first.reused_tokens,
+        submitted_at=first.submitted_at,
+        first_token_at=first.first_token_at or second.first_token_at,
+        prefill_seconds=first.prefill_seconds,
+    )
 
 
 def _as_sent(turns: list[Turn]) -> list[Turn]:

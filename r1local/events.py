@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Finish = Literal["stop", "length", "cancelled"]
+ThoughtEnd = Literal["model", "user"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Done:
     """For a person: why it ended, where that is not plain."""
     thought_closed: bool = True
     """False when the reply ended inside the thought: there is no answer then."""
+    thought_end: ThoughtEnd = "model"
+    """Who closed the thought: the model itself, or the user who wanted the answer."""
 
 
 Event = ThinkDelta | AnswerDelta | Done
