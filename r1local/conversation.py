@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from r1local.chat_types import Sampling, Turn
 from r1local.engine import Engine, Outcome, Piece, Request, Stream
+from r1local.engine.stream import check_room
 from r1local.errors import UsageError
 from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, ThoughtEnd
 from r1local.template import THINK_CLOSE, THINK_OPEN, Prompt, Segment
@@ -134,7 +135,7 @@ class Conversation:
         return self._reader.think_tokens if self._reader else 0
 
     def ask(self, text: str) -> Iterator[Event]:
-        """Say something and read the reply as it comes.
+        """Say something and read the reply as it comes. What cannot be asked is refused at the call.
 
         The history grows by both turns when the reply has ended, was cancelled after something came, or the
         iterator was dropped; an error leaves it as it was. Raises R1Error, UsageError when nothing is said.
@@ -189,6 +190,7 @@ class Conversation:
         if closing:
             begun += reader.close_thought()
         request = self._request(prompt, reader) if begun else self._request(prompt)
+        check_room(len(request.tokens), self.engine.n_ctx)
         return self._played(turns, prompt, request, reader, begun)
 
     def _request(self, prompt: Prompt, begun: ReplyReader | None = None) -> Request:

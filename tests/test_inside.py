@@ -235,7 +235,7 @@ def test_sampled_replies_differ_and_mostly_agree(engine: LlamaEngine) -> None:
 @pytest.mark.parametrize("columns", [40, 120])
 def test_a_newcomer_at_a_terminal(no_demo: None, columns: int) -> None:
     """From nothing to the second answer."""
-    screen = Screen(["chat", "--temperature", "0"], columns=columns, rows=60)
+    screen = Screen(["chat", "--plain", "--temperature", "0"], columns=columns, rows=60)
     joined = " ".join(screen.until("/help for commands").split())
     assert "r1local pull" in joined
     screen.type("What is 47 + 85?\r")

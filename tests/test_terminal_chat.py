@@ -114,7 +114,7 @@ def test_a_live_line_while_it_thinks(start: Start, endless_model: Path) -> None:
 
 def test_conversation(start: Start, thinking_model: Path, tmp_path: Path) -> None:
     """From the first question through every command to the end."""
-    screen = start("chat", "-m", thinking_model, columns=100, rows=60)
+    screen = start("chat", "--plain", "-m", thinking_model, columns=100, rows=60)
     screen.until("/help for commands")
     screen.type("What is 47 + 85?\r")
     screen.until("47 + 85 = **132**")
@@ -146,7 +146,7 @@ def test_conversation(start: Start, thinking_model: Path, tmp_path: Path) -> Non
 
 
 def test_interrupt_stops_the_reply_and_keeps_the_conversation(start: Start, endless_model: Path) -> None:
-    screen = start("chat", "-m", endless_model, "--ctx", "65536", "--think", "show", columns=100, rows=30)
+    screen = start("chat", "--plain", "-m", endless_model, "--ctx", "65536", "--think", "show", columns=100, rows=30)
     screen.until("/help for commands")
     screen.type("go on\r")
     screen.until("wait,,, wait")
@@ -162,7 +162,7 @@ def test_interrupt_stops_the_reply_and_keeps_the_conversation(start: Start, endl
 
 
 def test_end_of_input_leaves(start: Start, thinking_model: Path) -> None:
-    screen = start("chat", "-m", thinking_model)
+    screen = start("chat", "--plain", "-m", thinking_model)
     screen.until("/help for commands")
     screen.process.sendeof()
     assert screen.wait() == 0
@@ -170,7 +170,7 @@ def test_end_of_input_leaves(start: Start, thinking_model: Path) -> None:
 
 def test_pasted_lines_stay_together(start: Start, thinking_model: Path) -> None:
     """Bracketed paste: five lines are one question, sent by the Enter after it."""
-    screen = start("chat", "-m", thinking_model, columns=100, rows=40)
+    screen = start("chat", "--plain", "-m", thinking_model, columns=100, rows=40)
     screen.until("/help for commands")
     screen.type("\x1b[200~one\ntwo\nthree\nfour\nfive\x1b[201~")
     screen.until("five")
@@ -199,7 +199,7 @@ def test_hostile_output_is_harmless(start: Start, models: Path) -> None:
 
 
 def test_history_of_typed_lines(start: Start, thinking_model: Path, home: Path) -> None:
-    screen = start("chat", "-m", thinking_model)
+    screen = start("chat", "--plain", "-m", thinking_model)
     screen.until("/help for commands")
     screen.type("first question\r")
     screen.until("132")
@@ -207,7 +207,7 @@ def test_history_of_typed_lines(start: Start, thinking_model: Path, home: Path) 
     screen.wait()
     assert "first question" in (home / "history").read_text()
     assert (home / "history").stat().st_mode & 0o077 == 0
-    again = start("chat", "-m", thinking_model)
+    again = start("chat", "--plain", "-m", thinking_model)
     again.until("/help for commands")
     again.type("\x1b[A\x1b[A")
     again.until("first question")

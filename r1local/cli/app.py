@@ -106,8 +106,11 @@ def chat(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Pull a model that is not here without asking.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never offer to pull; open no connection.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A conversation line by line, for screen readers too; no full screen.")
+    ] = False,
 ) -> None:
-    """Ask a question, or hold a conversation.
+    """Ask a question, or hold a conversation on the full screen.
 
     The answer goes to stdout, the thought and all talk to stderr.
     """
@@ -129,6 +132,7 @@ def chat(
             stats=stats,
             yes=yes,
             offline=offline,
+            plain=plain,
         )
     )
 

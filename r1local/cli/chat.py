@@ -15,7 +15,7 @@ from typing import Any
 
 from r1local import hardware
 from r1local.catalog import Catalog, load_catalog
-from r1local.chat_types import ThinkMode
+from r1local.chat_types import Sampling, ThinkMode
 from r1local.cli.integrity import check_once
 from r1local.cli.output import Output
 from r1local.cli.plan_view import plan_line
@@ -49,6 +49,8 @@ class ChatFlags:
     yes: bool = False
     """Pull a model that is not here without asking."""
     offline: bool = False
+    plain: bool = False
+    """A conversation line by line."""
 
 
 def run_chat(flags: ChatFlags) -> None:
@@ -63,24 +65,35 @@ def run_chat(flags: ChatFlags) -> None:
     interactive = not flags.prompt and sys.stdin is not None and sys.stdin.isatty()
     if interactive and not output.stdout_is_terminal:
         raise UsageError("There is nothing to ask.", 'Give a prompt: r1local chat "..."')
+    on_screen = interactive and not flags.plain and os.environ.get("TERM") != "dumb"
     prompt = "" if interactive else _prompt(flags.prompt, output)
     try:
-        local = choose_model(catalog, settings.model, output)
+        local = choose_model(catalog, settings.model, None if on_screen else output)
     except ModelNotFound as missing:
         if settings.model is None:
             raise
         from r1local.cli.offer import offer_to_pull
 
         local = offer_to_pull(catalog, settings.model, missing, output, yes=flags.yes, offline=flags.offline)
-    sampling = merge_sampling(
-        local.model.sampling if local.model else catalog.sampling, configured, dataclasses.asdict(given)
-    )
-    _warn(catalog, local, output)
+
+    def setup(local: LocalModel) -> Sampling:
+        known = local.model.sampling if local.model else catalog.sampling
+        return merge_sampling(known, configured, dataclasses.asdict(given))
+
+    sampling = setup(local)
+    if on_screen:
+        from r1local.cli.screen import run_screen
+
+        run_screen(catalog, settings, local, sampling_of=setup, stop=flags.stop)
+        return
+    for sentence in warnings_of(catalog, local):
+        output.line(sentence)
     check_once(local, output)
     engine = load(local, settings, output)
     mark_used(local.path)
     try:
-        _warn_of_template(local, engine, output)
+        for sentence in template_warnings(local, engine):
+            output.line(sentence)
         conversation = Conversation(engine, sampling, settings.max_tokens, flags.stop, with_system(settings.system))
         if interactive:
             from r1local.cli.repl import run_repl
@@ -96,11 +109,11 @@ def run_chat(flags: ChatFlags) -> None:
         engine.close()
 
 
-def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalModel:
+def choose_model(catalog: Catalog, name: str | None, output: Output | None) -> LocalModel:
     """The model of this name, or without a name the best one here: thinkers first, then the largest, and the one
     inside r1local where there is no other.
 
-    Raises ModelNotFound.
+    `output` is told which one it is, and why. Raises ModelNotFound.
     """
     if name is not None:
         return find(catalog, name)
@@ -108,14 +121,16 @@ def choose_model(catalog: Catalog, name: str | None, output: Output) -> LocalMod
     if not here:
         raise ModelNotFound("Even the model inside r1local is missing.", "Install r1local again.")
     best = max(here, key=lambda local: (not local.is_inside, bool(local.model and local.model.thinks), local.size))
+    if output is None:
+        return best
     if best.is_inside:
-        output.line(f"This is the small model inside r1local, which only does arithmetic. {_real_one(catalog)}")
+        output.line(f"This is the small model inside r1local, which only does arithmetic. {real_one(catalog)}")
     elif sum(not local.is_inside for local in here) > 1:
         output.line(f"Using {best.name}; choose another with -m.")
     return best
 
 
-def _real_one(catalog: Catalog) -> str:
+def real_one(catalog: Catalog) -> str:
     """What to type for a model that can do more: the best one for this machine."""
     machine = hardware.detect()
     # A newcomer waits for a first answer: no measuring here, but what cores of any recent machine get through.
@@ -138,20 +153,24 @@ def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
     try:
         return open_engine(
             local.path,
-            EngineOptions(
-                n_ctx=settings.ctx,
-                n_threads=settings.threads,
-                n_gpu_layers=settings.gpu_layers,
-                kv_type=settings.kv_type,
-                n_batch=settings.batch,
-                margin=None if settings.margin is None else settings.margin << 20,
-            ),
+            options_of(settings),
             thinks=local.model.thinks if local.model else None,
             on_notice=output.line,
             on_progress=progress,
         )
     finally:
         output.status(None)
+
+
+def options_of(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        n_ctx=settings.ctx,
+        n_threads=settings.threads,
+        n_gpu_layers=settings.gpu_layers,
+        kv_type=settings.kv_type,
+        n_batch=settings.batch,
+        margin=None if settings.margin is None else settings.margin << 20,
+    )
 
 
 def _one_shot(
@@ -251,21 +270,25 @@ def _piped(output: Output) -> str:
     return text.replace("\r\n", "\n").rstrip("\n")
 
 
-def _warn(catalog: Catalog, local: LocalModel, output: Output) -> None:
+def warnings_of(catalog: Catalog, local: LocalModel) -> list[str]:
+    """What to know before it is loaded."""
     if local.model is None or not local.model.thinks or not local.quantization:
-        return
+        return []
     known = catalog.known_quantization(local.quantization)
-    if known is not None and known.weight_bits < catalog.warn_below_bits:
-        output.line(
-            f"{known.name} has fewer than {catalog.warn_below_bits} bits a weight: expect more mistakes and "
-            f"endless thoughts than with {local.model.recommended}."
-        )
+    if known is None or known.weight_bits >= catalog.warn_below_bits:
+        return []
+    return [
+        f"{known.name} has fewer than {catalog.warn_below_bits} bits a weight: expect more mistakes and "
+        f"endless thoughts than with {local.model.recommended}."
+    ]
 
 
-def _warn_of_template(local: LocalModel, engine: LlamaEngine, output: Output) -> None:
+def template_warnings(local: LocalModel, engine: LlamaEngine) -> list[str]:
+    """What to know once it is loaded."""
     model = local.model
-    if model is not None and model.templates and engine.template.sha256 not in model.templates:
-        output.line(
-            f"The chat template in this file is not one that was published for {model.name}: "
-            "whoever made the file changed it."
-        )
+    if model is None or not model.templates or engine.template.sha256 in model.templates:
+        return []
+    return [
+        f"The chat template in this file is not one that was published for {model.name}: "
+        "whoever made the file changed it."
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from r1local.checksums import Checksums
@@ -21,10 +22,26 @@ def check_bytes(local: LocalModel, part: Path, wanted: str, output: Output, *, p
     finally:
         transfer.close()
     if wanted and found != wanted:
-        raise ChecksumMismatch(
-            f"{part.name} is damaged: its checksum is {found[:12]}…, and {wanted[:12]}… was published.", _remedy(local)
-        )
+        raise _damaged(local, part, found, wanted)
     return found
+
+
+def check_silently(local: LocalModel, on_notice: Callable[[str], None]) -> None:
+    """As `check_once`, for who has no line to show. Raises ChecksumMismatch."""
+    checksums = Checksums()
+    for part in local.parts:
+        wanted = published_checksum(local, part)
+        if wanted and checksums.known(part) != wanted:
+            on_notice(f"Checking {part.name}, once.")
+            found = checksums.compute(part, like=wanted)
+            if found != wanted:
+                raise _damaged(local, part, found, wanted)
+
+
+def _damaged(local: LocalModel, part: Path, found: str, wanted: str) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        f"{part.name} is damaged: its checksum is {found[:12]}…, and {wanted[:12]}… was published.", _remedy(local)
+    )
 
 
 def _remedy(local: LocalModel) -> str:

@@ -17,9 +17,9 @@ from r1local.engine.context import Batch, Context
 from r1local.engine.model import Model
 from r1local.engine.sampler import Sampler
 from r1local.engine.slots import Admission, Job, Slot, Slots
-from r1local.engine.stream import Outcome, Piece, Request, Stream
+from r1local.engine.stream import Outcome, Piece, Request, Stream, check_room
 from r1local.engine.text import TextAssembler
-from r1local.errors import ContextFull, EngineError, R1Error
+from r1local.errors import EngineError, R1Error
 from r1local.events import Finish
 
 # While others are running, a round should not take longer than this for the sake of a prompt: it is the longest
@@ -66,11 +66,7 @@ class Scheduler:
         size = len(request.tokens)
         if size == 0:
             raise EngineError("The prompt has no tokens.", "Say something.")
-        if size >= self.n_ctx:
-            raise ContextFull(
-                f"The prompt has {size:,} tokens and the context holds {self.n_ctx:,}.",
-                "Shorten it, start anew with /clear, or choose a larger context with --ctx.",
-            )
+        check_room(size, self.n_ctx)
         stream = Stream(on_cancel=self._cancel)
         job = Job(
             request,

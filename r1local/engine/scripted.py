@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from r1local.engine.stream import Outcome, Piece, Request, Stream
+from r1local.engine.stream import Outcome, Piece, Request, Stream, check_room
 from r1local.engine.text import TextAssembler
-from r1local.errors import ContextFull, R1Error
+from r1local.errors import R1Error
 from r1local.events import Finish
 from r1local.template import ChatTemplate, Segment
 
@@ -42,8 +42,7 @@ class ScriptedEngine:
         return [ord(char) for segment in segments for char in segment.text]
 
     def submit(self, request: Request) -> Stream:
-        if len(request.tokens) >= self.n_ctx:
-            raise ContextFull(f"The prompt has {len(request.tokens)} tokens and the context holds {self.n_ctx}.")
+        check_room(len(request.tokens), self.n_ctx)
         self.requests.append(request)
         stream = Stream(on_cancel=self._cancelled.add)
         script = self._scripts.popleft()

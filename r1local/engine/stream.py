@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from r1local.chat_types import Sampling
-from r1local.errors import R1Error
+from r1local.errors import ContextFull, R1Error
 from r1local.events import Finish
 
 
@@ -26,6 +26,15 @@ class Request:
     """Texts that end the reply; they are not part of it."""
     stop_after: str = ""
     """Stop texts are looked for only behind this text, such as the closing tag of a thought."""
+
+
+def check_room(prompt_tokens: int, n_ctx: int) -> None:
+    """Raises ContextFull where a prompt leaves no room for a single token of a reply."""
+    if prompt_tokens >= n_ctx:
+        raise ContextFull(
+            f"The prompt has {prompt_tokens:,} tokens and the context holds {n_ctx:,}.",
+            "Shorten it, start anew with /clear, or choose a larger context with --ctx.",
+        )
 
 
 @dataclass(frozen=True, slots=True)

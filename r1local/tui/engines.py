@@ -56,6 +56,11 @@ class Engines:
         )
         self._thread.start()
 
+    def fail(self, error: BaseException) -> None:
+        """It cannot be used any more; `load` replaces it."""
+        with self._lock:
+            self.engine, self.status = None, Status("failed", error=error)
+
     def close(self) -> None:
         with self._lock:
             self._turn += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -39,10 +40,16 @@ class Player:
     _error: BaseException | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _thread: threading.Thread | None = None
+    _began: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="r1local-reply", daemon=True)
         self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self._began
 
     def hear(self) -> Heard:
         with self._lock:

@@ -54,6 +54,11 @@ class Search:
         self.current = self.spans[index % len(self.spans)]
         return self.current
 
+    def choose(self, index: int | None) -> Span | None:
+        """Go to the one with this number, or to none."""
+        self.current = self.spans[index] if index is not None and index < len(self.spans) else None
+        return self.current
+
     def between(self, start: int, end: int) -> Iterator[Span]:
         """The occurrences of which something stands between two places."""
         for span in self.spans[max(bisect_right(self.spans, (start, 0)) - 1, 0) :]:

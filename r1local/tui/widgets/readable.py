@@ -68,6 +68,12 @@ class Readable(Widget):
             self._redraw()
         return span
 
+    def show_match(self, index: int | None) -> None:
+        """Go to the occurrence with this number; None marks none as the current one."""
+        if (span := self._search.choose(index)) is not None:
+            self._reveal(self._lines.line_of(span[0]))
+        self._redraw()
+
     def _top(self) -> int:
         """The first line in view."""
         raise NotImplementedError

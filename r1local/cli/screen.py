@@ -1,0 +1,66 @@
+"""`r1local chat` on the full screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from r1local import hardware
+from r1local.catalog import Catalog
+from r1local.chat_types import Sampling
+from r1local.cli.chat import options_of, real_one, template_warnings, warnings_of
+from r1local.cli.integrity import check_silently
+from r1local.cli.plan_view import plan_line
+from r1local.engine import Engine, LlamaEngine, open_engine
+from r1local.settings import Settings
+from r1local.store import LocalModel
+from r1local.store.usage import mark_used
+from r1local.tui.app import R1App, Start
+from r1local.tui.session import Setup
+
+
+def run_screen(
+    catalog: Catalog,
+    settings: Settings,
+    local: LocalModel,
+    *,
+    sampling_of: Callable[[LocalModel], Sampling],
+    stop: tuple[str, ...],
+) -> None:
+    """Until the user leaves. Raises R1Error when the conversations cannot be opened."""
+
+    def load(local: LocalModel, on_notice: Callable[[str], None], on_progress: Callable[[float], None]) -> Engine:
+        for sentence in warnings_of(catalog, local):
+            on_notice(sentence)
+        check_silently(local, on_notice)
+        engine = open_engine(
+            local.path,
+            options_of(settings),
+            thinks=local.model.thinks if local.model else None,
+            on_notice=on_notice,
+            on_progress=on_progress,
+        )
+        mark_used(local.path)
+        for sentence in template_warnings(local, engine):
+            on_notice(sentence)
+        return engine
+
+    def setup(local: LocalModel) -> Setup:
+        return Setup(sampling_of(local), settings.max_tokens, stop, settings.system or "")
+
+    def about(engine: Any) -> str:
+        return plan_line(engine.loaded) if isinstance(engine, LlamaEngine) else ""
+
+    R1App(
+        Start(
+            catalog=catalog,
+            settings=settings,
+            local=local,
+            load=load,
+            setup=setup,
+            machine=hardware.detect,
+            real_one=partial(real_one, catalog),
+            about=about,
+        )
+    ).run()

@@ -1,0 +1,74 @@
+"""The quiet line below a turn."""
+
+from __future__ import annotations
+
+import re
+
+from r1local.events import Done, Stats
+from r1local.history import StoredTurn
+from r1local.units import seconds
+
+_HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def of_done(done: Done | None, turn: StoredTurn | None, n_ctx: int, thought: str, answer: str) -> str:
+    """How a reply ended, and what it cost."""
+    if done is None:
+        return "Broken off."
+    words = [_ending(done), place(turn), mixture(thought, answer), *_figures(done.stats)]
+    if n_ctx:
+        stats = done.stats
+        used = stats.prompt_tokens + stats.think_tokens + stats.answer_tokens
+        words.append(f"{used:,} of {n_ctx:,} tokens of context")
+    return " · ".join(filter(None, words))
+
+
+def of_stored(turn: StoredTurn) -> str:
+    """Of a reply that was kept."""
+    ending = ""
+    if turn.ended is None:
+        ending = "Still coming, in another window"
+    elif not turn.turn.complete:
+        ending = "Not finished" if turn.turn.text else "No answer: it ended inside its thought"
+    mixed = mixture(turn.turn.thought or "", turn.turn.text)
+    return " · ".join(filter(None, [ending, place(turn), mixed, *(_figures(turn.stats) if turn.stats else [])]))
+
+
+def place(turn: StoredTurn | None) -> str:
+    """Which of several wordings or replies it is."""
+    if turn is None or len(turn.siblings) < 2:
+        return ""
+    return f"‹ {turn.siblings.index(turn.id) + 1} of {len(turn.siblings)} ›"
+
+
+def mixture(thought: str, answer: str) -> str:
+    """Where thought and answer are not written in one script: a distilled model may slip into Chinese."""
+    shares = []
+    for name, text in (("thought", thought), ("answer", answer)):
+        han, letters = len(_HAN.findall(text)), len(_LETTER.findall(text))
+        share = han / letters if letters else 0.0
+        if 0.02 <= share <= 0.98:
+            shares.append(f"{name} {share:.0%} Chinese")
+    return ", ".join(shares)
+
+
+def _ending(done: Done) -> str:
+    if done.finish == "cancelled":
+        return "Stopped"
+    if not done.thought_closed:
+        return f"No answer: it ended inside its thought ({done.note or 'the model stopped'})"
+    if done.note:
+        return f"Stopped: {done.note}"
+    return "You ended the thought" if done.thought_end == "user" else ""
+
+
+def _figures(stats: Stats) -> list[str]:
+    words = []
+    if stats.answer_tokens:
+        words.append(f"answer {stats.answer_tokens:,} tokens")
+    if stats.decode_tokens_per_second:
+        words.append(f"{stats.decode_tokens_per_second:.1f} tok/s")
+    if stats.total_seconds:
+        words.append(seconds(stats.total_seconds))
+    return words

@@ -1,0 +1,92 @@
+"""How far the download is that is under way."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from textual.content import Content
+from textual.widget import Widget
+
+from r1local.terminal import clean_line
+from r1local.tui.pulls import PullState
+from r1local.tui.widgets import style_beside
+from r1local.tui.widgets.model_list import shortened
+from r1local.units import seconds
+
+_ONE_LINE = 84
+"""Columns from which everything stands on one line."""
+_SHORTEST_BAR = 6
+_LONGEST_NAME = 26
+
+
+class PullBar(Widget):
+    """The one that runs: its name, a bar, percent, size, speed and time left. Hidden while there is none."""
+
+    DEFAULT_CSS = style_beside(__file__)
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._state: PullState | None = None
+        self._waiting = 0
+        self.display = False
+
+    def show(self, states: tuple[PullState, ...]) -> None:
+        """Draw where they stand."""
+        active = [state for state in states if state.active]
+        self._state = next((state for state in active if state.state != "waiting"), active[0] if active else None)
+        self._waiting = len(active) - 1
+        self.display = self._state is not None
+        self.refresh()
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.width < _ONE_LINE, "-narrow")
+
+    def render(self) -> Content:
+        if self._state is None:
+            return Content()
+        name = clean_line(self._state.name) + (f" (+{self._waiting})" if self._waiting else "")
+        facts, width = _facts(self._state), self.size.width
+        if width >= _ONE_LINE:
+            text = "  ".join(facts)
+            return Content.assemble(self._begin(name, width - cell_len(text) - 2), "  ", text)
+        while len(facts) > 1 and cell_len("  ".join(facts)) > width:
+            facts = facts[:-1]
+        return Content.assemble(self._begin(name, width), "\n", shortened("  ".join(facts), width))
+
+    def _begin(self, name: str, width: int) -> Content:
+        """Name, bar and percent, in just so many columns."""
+        state = self._state
+        assert state is not None
+        share = min(1.0, state.done / state.total) if state.total else 0.0
+        percent = f"{int(share * 100):>3}%" if state.total else ""
+        name = shortened(name, min(_LONGEST_NAME, width - _SHORTEST_BAR - len(percent) - 2))
+        length = max(0, width - cell_len(name) - len(percent) - 2)
+        full = int(share * length)
+        return Content.assemble(
+            (name, "bold"),
+            " ",
+            ("━" * full, "$primary"),
+            ("─" * (length - full), "$foreground 40%"),
+            " ",
+            (percent, "bold"),
+        )
+
+
+def _facts(state: PullState) -> list[str]:
+    """From what matters most to what matters least."""
+    if state.note:
+        return [clean_line(state.note)]
+    if state.state == "waiting":
+        return ["waits for another download"]
+    if not state.total:
+        return ["asking what there is…"]
+    if state.state == "checking":
+        return ["checking", _part(state)]
+    left = f"{seconds(state.seconds_left)} left" if state.seconds_left is not None else ""
+    pace = f"{state.bytes_per_second / 1e6:.1f} MB/s" if state.bytes_per_second else ""
+    return [fact for fact in (_part(state), pace, left) if fact]
+
+
+def _part(state: PullState) -> str:
+    unit, name = (1e9, "GB") if state.total >= 1e9 else (1e6, "MB")
+    digits = 2 if unit == 1e9 else 1
+    return f"{state.done / unit:.{digits}f}/{state.total / unit:.{digits}f} {name}"
