@@ -73,7 +73,7 @@ class Stage:
                     real_one=lambda: "A real one: r1local pull 7b",
                 )
             )
-            async with app.run_test(size=size) as pilot:
+            async with app.run_test(size=size, notifications=True) as pilot:
                 await until(pilot, lambda: app.screen is app.chat)
                 await scene(app, pilot)
 
@@ -185,7 +185,7 @@ def test_escape_stops_and_what_was_said_stays(stage: Stage) -> None:
 def test_the_answer_now(stage: Stage) -> None:
     async def scene(app: R1App, pilot: Pilot[None]) -> None:
         await say(app, pilot, QUESTION, wait=False)
-        await until(pilot, lambda: replies(app) and replies(app)[0].thinking)
+        await until(pilot, lambda: replies(app) and replies(app)[0].thought.thinking)
         await pilot.press("ctrl+t")
         await until(pilot, lambda: not app.chat.exchange.busy)
         assert answers(app) == ["132."]

@@ -14,7 +14,7 @@ from textual import events
 from textual.app import App, ComposeResult
 from textual.containers import VerticalScroll
 from textual.pilot import Pilot
-from textual.widgets import Input, OptionList, TextArea
+from textual.widgets import Input, OptionList, Static, TextArea
 
 from r1local.tui.drafts import Drafts
 from r1local.tui.widgets.composer import Composer
@@ -340,6 +340,20 @@ def test_control_c_copies_or_clears_and_never_quits() -> None:
     play(scene)
 
 
+def test_control_c_leaves_what_is_selected_elsewhere_to_the_screen() -> None:
+    async def scene(chat: Chat, pilot: Pilot[None]) -> None:
+        await chat.query_one(VerticalScroll).mount(Static("an answer"))
+        await pilot.press(*"abc")
+        await pilot.mouse_down(Static, offset=(3, 0))
+        await pilot.hover(Static, offset=(8, 0))
+        await pilot.mouse_up(Static, offset=(8, 0))
+        chat.composer.focus()
+        await pilot.press("ctrl+c")
+        assert (chat.clipboard, chat.composer.draft) == ("answer", "abc")
+
+    play(scene)
+
+
 def test_keys_of_the_app_are_left_to_it() -> None:
     async def scene(chat: Chat, pilot: Pilot[None]) -> None:
         await pilot.press(*"ab", "home", "ctrl+e", "ctrl+y", "x")
@@ -534,6 +548,16 @@ def test_tab_completes_paths(folder: Path, size: tuple[int, int]) -> None:
         assert chat.heard == ["stop"]
 
     play(scene, size=size)
+
+
+def test_the_list_closes_when_the_focus_goes() -> None:
+    async def scene(chat: Chat, pilot: Pilot[None]) -> None:
+        await pilot.press("/")
+        chat.query_one(Input).focus()
+        await pilot.pause()
+        assert chat.offered == []
+
+    play(scene)
 
 
 def test_a_full_folder_is_listed_in_part(folder: Path) -> None:

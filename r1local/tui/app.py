@@ -64,6 +64,10 @@ class R1App(App[None]):
     """Run it with `run()`; it returns when the user leaves."""
 
     TITLE = "r1local"
+    CSS = """
+    ToastRack { dock: top; align: right top; margin: 0; }  /* what is read and typed is below */
+    Toast { padding: 0 1; margin: 0; max-width: 80%; }
+    """
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+q", "quit", "Quit", priority=True),
@@ -121,7 +125,7 @@ class R1App(App[None]):
     def _notice(self, sentence: str) -> None:
         """From any thread."""
         with suppress(RuntimeError):  # it has left already
-            self.call_from_thread(self.notify, sentence, markup=False)
+            self.call_from_thread(self.notify, sentence, markup=False, timeout=4)
 
     def _pulls_changed(self) -> None:
         """Screens look by themselves."""

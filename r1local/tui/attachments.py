@@ -36,7 +36,8 @@ Kind = Literal["pasted", "long"]
 _SHOWN: dict[Kind, tuple[int, int]] = {"pasted": (4_000, 60), "long": (12_000, 400)}
 """Characters and lines of a text that still stands in a draft as it is."""
 _PIECE = 1 << 16
-_MARK = re.compile(r"\\*\[file (?:name|content begin|content end)\]", re.IGNORECASE)
+_MARK = re.compile(r"\[file (?:name|content begin|content end)\]", re.IGNORECASE)
+_LONGEST = len("[file content begin]")
 _CHIP = re.compile(r"\[((pasted|long) text \d+): [\d,]+ characters\]")
 _PLACE = re.compile(rf'(?P<chip>{_CHIP.pattern})|(?<!\S)@(?:"(?P<quoted>[^"\n]+)"|(?P<bare>[^\s"]\S*))')
 _PATHLIKE = re.compile(r"[^()<>{}\[\]=,;\"'`]*(?:/|\.\w+\Z)[^()<>{}\[\]=,;\"'`]*")
@@ -127,12 +128,21 @@ def _block(name: str, content: str) -> str:
     return f"[file name]: {_escaped(clean_line(name))}\n[file content begin]\n{_escaped(content)}\n[file content end]\n"
 
 
+# Both go by pieces: one search in all of a long text would keep the other threads waiting.
+
+
 def _escaped(text: str) -> str:
-    return _MARK.sub(lambda match: "\\" + match.group(), text)
+    """With a backslash more in front of each mark."""
+    parts, end = [], 0
+    for at in range(0, len(text), _PIECE):
+        for match in _MARK.finditer(text, max(at, end), at + _PIECE + _LONGEST - 1):
+            parts += [text[end : match.start()], "\\", match.group()]
+            end = match.end()
+    return "".join([*parts, text[end:]])
 
 
 def _cleaned(text: str) -> str:
-    """As `terminal.clean`, in pieces: one long search would keep all other threads waiting."""
+    """As `terminal.clean`."""
     cleaner = TerminalCleaner()
     pieces = [cleaner.feed(text[at : at + _PIECE]) for at in range(0, len(text), _PIECE)]
     return "".join([*pieces, cleaner.flush()])

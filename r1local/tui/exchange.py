@@ -63,6 +63,10 @@ class Exchange:
     def busy(self) -> bool:
         return self.reply is not None or self._asked is not None
 
+    @property
+    def thinking(self) -> bool:
+        return self.reply is not None and self._asked is not None and not self._asked.view.answering
+
     def send(self, text: str) -> None:
         if self.busy:
             self._queue.append(text)
@@ -144,8 +148,7 @@ class Exchange:
             return "not loaded: F2 or /reload", waiting
         if self.reply is None:
             return "ready", waiting
-        thinking = self._asked is not None and self._asked.view.thinking
-        return f"{self.reply.player.seconds:.0f} s · Esc stops" + (" · Ctrl-T answers now" if thinking else ""), waiting
+        return f"{self.reply.player.seconds:.0f} s · Esc stops", waiting
 
     # One reply
 

@@ -81,6 +81,7 @@ class ChatScreen(Screen[None]):
         self.preferences = preferences
         self._welcome = welcome
         self._model_name = model_name
+        self._thinking = False
         self.transcript = Transcript(id="transcript")
         self.composer = Composer(COMMANDS, drafts=Drafts(), count=self._count)
         self.sidebar = Sidebar(history)
@@ -119,6 +120,9 @@ class ChatScreen(Screen[None]):
     def _tick(self) -> None:
         self.exchange.tick()
         self._show_status()
+        if self._thinking != self.exchange.thinking:
+            self._thinking = self.exchange.thinking
+            self.refresh_bindings()
 
     def _ended(self) -> None:
         """A reply was, and is kept."""
@@ -218,6 +222,14 @@ class ChatScreen(Screen[None]):
 
     def action_skip_thinking(self) -> None:
         self.exchange.skip_thinking()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that would do nothing now are not offered."""
+        if action == "skip_thinking":
+            return self._thinking
+        if action == "thought":
+            return any(view.thought.display for view in self.query(ReplyView))
+        return True
 
     def action_retry(self) -> None:
         question = self.session.last_question

@@ -15,6 +15,19 @@ from r1local.units import amount
 _MARKS = {"waiting": "…", "checking": "↓", "running": "↓", "failed": "!", "cancelled": "‖"}
 _WORDS = {"waiting": "waiting", "checking": "checking", "running": "", "failed": "failed", "cancelled": "stopped"}
 
+OF_A_ROW = ("pull", "cancel", "resume", "remove")
+"""Actions that depend on the highlighted model."""
+
+
+def offers(row: Row, pull: PullState | None) -> set[str]:
+    """Which of them mean something for it."""
+    if row.local is not None:
+        return {"remove"}
+    if pull is not None and pull.active:
+        return {"cancel"}
+    stopped = row.held > 0 or (pull is not None and pull.state in ("failed", "cancelled"))
+    return {"pull", "resume"} if stopped else {"pull"}
+
 
 def by_row(catalog: Catalog, states: Sequence[PullState]) -> dict[str, PullState]:
     """Downloads by the names of their rows."""

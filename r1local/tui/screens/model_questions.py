@@ -22,10 +22,10 @@ def pull_question(row: Row, catalog: Catalog, machine: Hardware) -> Confirm:
         lines = [f"About {amount(missing)} of {amount(row.size)} to fetch, the rest is here."]
     else:
         lines = [f"About {amount(missing)} to fetch."]
-    if row.model is not None and row.model.gguf:
-        lines += [f"From {row.model.gguf[0].repo}, licence {row.model.licences}."]
     enough = missing < free
     lines += [verdict.sentence, f"{amount(free)} are free on the disk" + ("." if enough else ": too little.")]
+    if row.model is not None and row.model.gguf:
+        lines += [f"Licence {row.model.licences}, from {row.model.gguf[0].repo}"]
     return Confirm(f"Pull {row.name}?", "\n".join(lines), "Pull", careful=verdict.word == "too large" or not enough)
 
 

@@ -22,7 +22,7 @@ from r1local.tui.pulls import Pulls, PullState
 from r1local.tui.screens.aside import Aside
 from r1local.tui.screens.confirm import Confirm
 from r1local.tui.screens.model_details import about, written
-from r1local.tui.screens.model_lines import by_row, first_key, lines
+from r1local.tui.screens.model_lines import OF_A_ROW, by_row, first_key, lines, offers
 from r1local.tui.screens.model_questions import pull_question, removal_question, remove
 from r1local.tui.screens.model_rows import Row, View, look
 from r1local.tui.widgets import style_beside
@@ -31,8 +31,6 @@ from r1local.tui.widgets.pull_bar import PullBar
 from r1local.units import amount
 
 _POLL_SECONDS = 0.2
-_OF_A_ROW = ("pull", "cancel", "resume", "remove")
-"""Actions that depend on the highlighted model."""
 
 
 class ModelsScreen(Aside[LocalModel | None]):
@@ -65,7 +63,7 @@ class ModelsScreen(Aside[LocalModel | None]):
         self._states: tuple[PullState, ...] = ()
         self._arrived: set[Path] = set()
         self._detailed: Row | None = None
-        self._offered: list[bool | None] = []
+        self._offered: set[str] = set()
         self._list = ModelList(id="models")
         self._details = Static(id="facts")
         self._bar = PullBar()
@@ -124,7 +122,7 @@ class ModelsScreen(Aside[LocalModel | None]):
         if row is not self._detailed:
             self._detailed = row
             self._details.update(written(row) if row is not None else "")
-        offered = [self.check_action(action, ()) for action in _OF_A_ROW]
+        offered = offers(row, self._pull_of(row)) if row is not None else set()
         if offered != self._offered:  # each time the footer is made anew
             self._offered = offered
             self.refresh_bindings()
@@ -160,17 +158,7 @@ class ModelsScreen(Aside[LocalModel | None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that mean nothing for the highlighted model are not offered."""
-        row = self._row
-        if action not in _OF_A_ROW:
-            return True
-        if row is None:
-            return False
-        if action == "remove" or row.local is not None:
-            return action == "remove" and row.local is not None
-        pull = self._pull_of(row)
-        active = pull is not None and pull.active
-        stopped = pull is not None and pull.state in ("failed", "cancelled")
-        return {"pull": not active, "cancel": active, "resume": not active and (stopped or row.held > 0)}[action]
+        return action not in OF_A_ROW or action in self._offered
 
     @on(ModelList.Chosen)
     def _choose(self) -> None:

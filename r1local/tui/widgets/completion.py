@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.geometry import Size
 from textual.widgets import OptionList
@@ -151,7 +152,7 @@ class Completion(OptionList, can_focus=False):
         if choices == self.choices:
             return
         self.choices = choices
-        wide = max((len(choice.shown) for choice in choices), default=0)
+        wide = max((cell_len(choice.shown) for choice in choices), default=0)
         self.clear_options()
         self.add_options(Option(_line(choice, wide), disabled=not choice.text) for choice in choices)
         self.display = bool(choices)
@@ -206,5 +207,5 @@ class Completion(OptionList, can_focus=False):
 def _line(choice: Choice, wide: int) -> Text:
     line = Text(choice.shown, no_wrap=True, overflow="ellipsis")
     if choice.about:
-        line.append(" " * (wide - len(choice.shown) + 2)).append(choice.about, style="dim")
+        line.append(" " * (wide - cell_len(choice.shown) + 2)).append(choice.about, style="dim")
     return line

@@ -46,11 +46,10 @@ class PullBar(Widget):
         name = clean_line(self._state.name) + (f" (+{self._waiting})" if self._waiting else "")
         facts, width = _facts(self._state), self.size.width
         if width >= _ONE_LINE:
-            text = "  ".join(facts)
+            text = shortened(facts[0], width // 2)
             return Content.assemble(self._begin(name, width - cell_len(text) - 2), "  ", text)
-        while len(facts) > 1 and cell_len("  ".join(facts)) > width:
-            facts = facts[:-1]
-        return Content.assemble(self._begin(name, width), "\n", shortened("  ".join(facts), width))
+        text = next((text for text in facts if cell_len(text) <= width), facts[-1])
+        return Content.assemble(self._begin(name, width), "\n", shortened(text, width))
 
     def _begin(self, name: str, width: int) -> Content:
         """Name, bar and percent, in just so many columns."""
@@ -72,7 +71,7 @@ class PullBar(Widget):
 
 
 def _facts(state: PullState) -> list[str]:
-    """From what matters most to what matters least."""
+    """What to say, from the longest wording to the shortest."""
     if state.note:
         return [clean_line(state.note)]
     if state.state == "waiting":
@@ -80,10 +79,11 @@ def _facts(state: PullState) -> list[str]:
     if not state.total:
         return ["asking what there is…"]
     if state.state == "checking":
-        return ["checking", _part(state)]
-    left = f"{seconds(state.seconds_left)} left" if state.seconds_left is not None else ""
+        return [f"checking  {_part(state)}"]
+    left = seconds(state.seconds_left) if state.seconds_left is not None else ""
     pace = f"{state.bytes_per_second / 1e6:.1f} MB/s" if state.bytes_per_second else ""
-    return [fact for fact in (_part(state), pace, left) if fact]
+    wordings = (_part(state), pace, f"{left} left" if left else ""), (_part(state), pace, left), (_part(state), left)
+    return ["  ".join(filter(None, wording)) for wording in wordings]
 
 
 def _part(state: PullState) -> str:

@@ -71,8 +71,8 @@ class ReplyView(TurnView, can_focus=True):
         return self._answering or self.thought.display
 
     @property
-    def thinking(self) -> bool:
-        return self.thought.thinking
+    def answering(self) -> bool:
+        return self._answering
 
     def wait(self, note: str) -> None:
         """Nothing has come yet, and why."""
