@@ -19,7 +19,9 @@ from r1local.tui.screens.search import MOST, SearchScreen, lines_of
 from tests.test_tui_sidebar import HOSTILE, SIZES, fill
 from tests.tui import seen
 
-THOUGHT = "First I recall what a sieve is, then who Eratosthenes was. " * 3 + "The answer must be four, a squirrel told me."
+THOUGHT = (
+    "First I recall what a sieve is, then who Eratosthenes was. " * 3 + "The answer must be four, a squirrel told me."
+)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ class ChatScreen(Screen[None]):
                 yield self.find_bar
                 yield self.status
                 yield self.composer
-        yield Footer(compact=True)
+        yield Footer(compact=True, show_command_palette=False)  # it would cover other keys on narrow screens
 
     def on_mount(self) -> None:
         self.find_bar.display = False

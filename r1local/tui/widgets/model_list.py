@@ -122,7 +122,7 @@ class ModelList(Vertical):
 def arranged(rows: Sequence[tuple[str, ...]], width: int) -> list[tuple[int, int]]:
     """The columns that there is room for, each with its width. The name gives way last."""
     widths = [max(map(cell_len, cells)) for cells in zip(COLUMNS, *rows, strict=True)]
-    widths[_NAME] = min(widths[_NAME], _LONGEST_NAME)
+    widths[_MARK], widths[_NAME] = max(1, widths[_MARK]), min(widths[_NAME], _LONGEST_NAME)
     taken = [column for column in range(len(COLUMNS)) if widths[column]]
     for column in _LEAVE_OUT:
         if _total(taken, widths) <= width:

@@ -37,15 +37,19 @@ class PullBar(Widget):
         self.display = self._state is not None
         self.refresh()
 
+    @property
+    def _one_line(self) -> bool:
+        return self.outer_size.width >= _ONE_LINE
+
     def on_resize(self) -> None:
-        self.set_class(self.size.width < _ONE_LINE, "-narrow")
+        self.set_class(not self._one_line, "-narrow")
 
     def render(self) -> Content:
         if self._state is None:
             return Content()
         name = clean_line(self._state.name) + (f" (+{self._waiting})" if self._waiting else "")
         facts, width = _facts(self._state), self.size.width
-        if width >= _ONE_LINE:
+        if self._one_line:
             text = shortened(facts[0], width // 2)
             return Content.assemble(self._begin(name, width - cell_len(text) - 2), "  ", text)
         text = next((text for text in facts if cell_len(text) <= width), facts[-1])
