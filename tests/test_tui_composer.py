@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from textual import events
 from textual.app import App, ComposeResult
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static, TextArea
@@ -35,7 +36,11 @@ MEGABYTE = 1 << 20
 class Chat(App[None]):
     """A screen with a composer at its foot."""
 
-    BINDINGS = [("escape", "stop", "Stop"), ("ctrl+e", "say('edit')", "Edit"), ("ctrl+y", "say('copy')", "Copy")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape", "stop", "Stop"),
+        ("ctrl+e", "say('edit')", "Edit"),
+        ("ctrl+y", "say('copy')", "Copy"),
+    ]
 
     def __init__(self, drafts: Drafts, count: Callable[[str], int | None] | None) -> None:
         super().__init__()
@@ -496,7 +501,7 @@ def test_files_are_read_and_sent_in_the_order_of_asking(folder: Path) -> None:
 
     async def scene(chat: Chat, pilot: Pilot[None]) -> None:
         await chat.paste(pilot, 'read @"a b.txt"')
-        await pilot.press("enter", *"then", "enter")
+        chat.type("enter", *"then", "enter")
         await until(pilot, lambda: len(chat.heard) == 2)
         block = "[file name]: a b.txt\n[file content begin]\nA\n[file content end]\n"
         assert chat.heard == [block + "read a b.txt", "then"]
@@ -648,6 +653,26 @@ def test_only_the_latest_draft_is_counted_one_at_a_time() -> None:
     play(scene, count=count)
 
 
+def test_what_is_counted_of_a_draft_that_is_gone_is_not_shown() -> None:
+    go, seen = threading.Event(), threading.Event()
+
+    def count(text: str) -> int:
+        seen.set()
+        go.wait(10)
+        return len(text)
+
+    async def scene(chat: Chat, pilot: Pilot[None]) -> None:
+        chat.composer.room = 100
+        await pilot.press(*"abc")
+        await until(pilot, seen.is_set)
+        await pilot.press("ctrl+c")
+        go.set()
+        await until(pilot, lambda: not chat.composer.gauge._weights._busy)
+        assert chat.composer.gauge.used is None
+
+    play(scene, count=count)
+
+
 @pytest.mark.parametrize(
     ("used", "room", "shown", "classes"),
     [
@@ -678,15 +703,12 @@ def test_a_narrow_gauge_leaves_out_what_matters_least() -> None:
     async def scene(chat: Chat, pilot: Pilot[None]) -> None:
         await pilot.press("a")
         chat.composer.gauge.room, chat.composer.gauge.used = 6890, 1204
-        seen = []
-        for width in (60, 40, 30):
+        for width, words in (
+            (60, "draft 1,204 of 6,890 tokens left ━───────"),
+            (40, "draft 1,204 of 6,890 tokens left"),
+            (30, "1,204 / 6,890 ━───────"),
+        ):
             await pilot.resize_terminal(width, 12)
-            await pilot.pause()
-            seen.append(gauge(chat))
-        assert seen == [
-            "draft 1,204 of 6,890 tokens left ━───────",
-            "draft 1,204 of 6,890 tokens left",
-            "1,204 / 6,890 ━───────",
-        ]
+            await until(pilot, lambda words=words: gauge(chat) == words)
 
     play(scene)

@@ -70,7 +70,7 @@ class ModelsScreen(Aside[LocalModel | None]):
 
     def compose(self) -> ComposeResult:
         yield Static("Looking at this machine…", id="about")
-        yield Input(placeholder="A part of the name", id="filter", compact=True)
+        yield Input(placeholder="A part of the name", id="filter", compact=True, select_on_focus=False)
         with Container(id="body"):
             yield self._list
             yield VerticalScroll(self._details, id="details")

@@ -56,7 +56,6 @@ class SearchScreen(Screen[Hit | None]):
 
     DEFAULT_CSS = style_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Open"),
         Binding("escape", "dismiss(None)", "Back"),
         Binding("up", "move('cursor_up')", show=False),
         Binding("down", "move('cursor_down')", show=False),
@@ -170,17 +169,14 @@ class SearchScreen(Screen[Hit | None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.action_choose()
-
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        self.dismiss(self._hits[event.option_index])
-
-    def action_choose(self) -> None:
         if self._shown != self._input.value:
             self._ask()  # the list is still that of another text
         elif self._hits:
             self.dismiss(self._hits[self._list.highlighted or 0])
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.dismiss(self._hits[event.option_index])
 
     def action_move(self, action: str) -> None:
         getattr(self._list, f"action_{action}")()

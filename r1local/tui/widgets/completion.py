@@ -125,7 +125,6 @@ class Completion(OptionList, can_focus=False):
     def dismiss(self) -> bool:
         """Close it until something else is typed."""
         was_open = bool(self.choices)
-        self.quiet = self._area.text
         self.close()
         return was_open
 

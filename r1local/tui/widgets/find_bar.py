@@ -38,8 +38,8 @@ class FindBar(Widget):
 
     DEFAULT_CSS = style_beside(__file__)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,down", "step(True)", "Next", key_display="↵"),
-        Binding("shift+enter,up", "step(False)", "Previous", key_display="↑"),
+        Binding("down", "step(True)", "Next"),
+        Binding("up,shift+enter", "step(False)", "Previous"),
         Binding("escape", "close", "Close"),
     ]
 

@@ -12,7 +12,7 @@ from r1local.tui.widgets import style_beside
 from r1local.tui.widgets.model_list import shortened
 from r1local.units import seconds
 
-_ONE_LINE = 84
+_ONE_LINE = 90
 """Columns from which everything stands on one line."""
 _SHORTEST_BAR = 6
 _LONGEST_NAME = 26
@@ -49,11 +49,11 @@ class PullBar(Widget):
             return Content()
         name = clean_line(self._state.name) + (f" (+{self._waiting})" if self._waiting else "")
         facts, width = _facts(self._state), self.size.width
+        room = width - _LONGEST_NAME - _SHORTEST_BAR - 8 if self._one_line else width
+        text = shortened(next((text for text in facts if cell_len(text) <= room), facts[-1]), room)
         if self._one_line:
-            text = shortened(facts[0], width // 2)
             return Content.assemble(self._begin(name, width - cell_len(text) - 2), "  ", text)
-        text = next((text for text in facts if cell_len(text) <= width), facts[-1])
-        return Content.assemble(self._begin(name, width), "\n", shortened(text, width))
+        return Content.assemble(self._begin(name, width), "\n", text)
 
     def _begin(self, name: str, width: int) -> Content:
         """Name, bar and percent, in just so many columns."""

@@ -25,8 +25,7 @@ from r1local.tui.widgets.find_bar import LineInput, fitted
 
 PAGE = 100
 _ALL = 1 << 30
-_HIGH = 2
-"""Lines of a row."""
+_HIGH = 2  # lines of a row
 
 _MOVES = {"up": "move(-1)", "down": "move(1)", "pageup": "page(-1)", "pagedown": "page(1)", "home": "page(-99999999)",
           "end": "last"}  # fmt: skip
@@ -72,10 +71,14 @@ class ConversationRows(ScrollView, can_focus=True, inherit_bindings=False):
 
     def watch_cursor(self) -> None:
         self.scroll_to_region(Region(0, self.cursor * _HIGH, 1, _HIGH), animate=False, force=True)
+        self._look_ahead(self.cursor * _HIGH)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        if new_value + 2 * self.size.height >= self.virtual_size.height:
+        self._look_ahead(new_value)
+
+    def _look_ahead(self, line: float) -> None:
+        if self.summaries and line + 2 * self.size.height >= self.virtual_size.height:
             self._near_end()
 
     def on_resize(self) -> None:
