@@ -65,7 +65,7 @@ class Stage:
             app = R1App(
                 Start(
                     catalog=CATALOG,
-                    settings=Settings(),
+                    settings=Settings,
                     local=find(CATALOG, "inside"),
                     load=loader,
                     setup=lambda local: Setup(SAMPLING),
@@ -191,7 +191,7 @@ def test_the_answer_now(stage: Stage) -> None:
         assert answers(app) == ["132."]
         assert "You ended the thought" in str(replies(app)[0]._footer.content)
 
-    stage.run(scene, slow(), Script(("132.",)))
+    stage.run(scene, slow(), Script(("132.",)), n_ctx=1_000_000)
 
 
 def test_what_is_sent_meanwhile_is_asked_next(stage: Stage) -> None:

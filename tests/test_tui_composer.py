@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -673,6 +674,14 @@ def test_what_is_counted_of_a_draft_that_is_gone_is_not_shown() -> None:
     play(scene, count=count)
 
 
+def test_work_that_is_never_started_is_not_complained_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the app ends in between."""
+    shown = Gauge()
+    monkeypatch.setattr(shown, "run_worker", lambda work: None)
+    shown._weights.ask(("a", {}))
+    gc.collect()
+
+
 @pytest.mark.parametrize(
     ("used", "room", "shown", "classes"),
     [
@@ -687,22 +696,27 @@ def test_what_is_counted_of_a_draft_that_is_gone_is_not_shown() -> None:
     ],
 )
 def test_what_the_gauge_shows(used: int | None, room: int | None, shown: str, classes: set[str]) -> None:
+    counted = threading.Event()
+
+    def count(text: str) -> int | None:
+        counted.set()
+        return used
+
     async def scene(chat: Chat, pilot: Pilot[None]) -> None:
+        chat.composer.room = room
         await pilot.press("a")
-        chat.composer.gauge.room = room
-        await pilot.pause()
-        chat.composer.gauge.used = used
+        await until(pilot, lambda: counted.is_set() and not chat.composer.gauge._weights._busy)
         await pilot.pause()
         assert (gauge(chat) if chat.composer.gauge.display else "") == shown
         assert chat.composer.gauge.classes & {"-warning", "-error"} == classes
 
-    play(scene)
+    play(scene, count=count)
 
 
 def test_a_narrow_gauge_leaves_out_what_matters_least() -> None:
     async def scene(chat: Chat, pilot: Pilot[None]) -> None:
+        chat.composer.room = 6890
         await pilot.press("a")
-        chat.composer.gauge.room, chat.composer.gauge.used = 6890, 1204
         for width, words in (
             (60, "draft 1,204 of 6,890 tokens left ━───────"),
             (40, "draft 1,204 of 6,890 tokens left"),
@@ -711,4 +725,4 @@ def test_a_narrow_gauge_leaves_out_what_matters_least() -> None:
             await pilot.resize_terminal(width, 12)
             await until(pilot, lambda words=words: gauge(chat) == words)
 
-    play(scene)
+    play(scene, count=lambda text: 1204)

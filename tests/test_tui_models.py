@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 from textual.app import App
+from textual.containers import VerticalScroll
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
@@ -622,6 +623,29 @@ def test_the_smallest_screen(visit: Visit) -> None:
             assert region.height == 1
 
     visit(scene, size=SMALLEST, machine="no-gpu")
+
+
+def test_a_long_question_keeps_its_buttons_on_the_screen() -> None:
+    ask = Confirm("Is this a question that takes more than one line?", "\n".join(f"line {n}" for n in range(40)))
+    answers: list[bool | None] = []
+
+    async def run() -> None:
+        async with App[None]().run_test(size=SMALLEST) as pilot:
+            pilot.app.push_screen(ask, answers.append)
+            await pilot.pause()
+            for part, height in (("#question", 2), ("#yes", 1), ("#no", 1)):
+                region = ask.query_one(part).region
+                assert ask.region.contains_region(region)
+                assert region.height == height
+            scroll = ask.query_one(VerticalScroll)
+            assert scroll.size.height >= 3
+            await pilot.press("down", "down")
+            await pilot.pause()
+            assert scroll.scroll_y == 2
+            await pilot.press("right", "enter")
+
+    asyncio.run(run())
+    assert answers == [False]
 
 
 def test_hostile_names_do_no_harm(visit: Visit) -> None:

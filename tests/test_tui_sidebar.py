@@ -212,6 +212,29 @@ def test_a_question_finds_its_conversation() -> None:
         on_stage(history, scene)
 
 
+def test_an_answer_that_comes_too_late_is_not_shown(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(30)
+    real = history.conversations
+
+    def slow(limit: int = 100, search: str = "") -> list[Any]:
+        found = real(limit, search)
+        time.sleep(0.5 if search == "word7" else 0)
+        return found
+
+    async def scene(stage: Stage, pilot: Pilot[None]) -> None:
+        monkeypatch.setattr(history, "conversations", slow)
+        await pilot.press("slash")
+        stage.bar.query_one(Input).value = "word7"
+        await pilot.pause(0.1)
+        stage.bar.query_one(Input).value = "word8"
+        await stage.settled(pilot)
+        assert lines(stage)[::2] == [" Conversation 8"]
+        await pilot.pause(0.7)
+        assert lines(stage)[::2] == [" Conversation 8"]
+
+    on_stage(history, scene)
+
+
 def test_the_open_one_and_those_that_answer_are_marked(history: History) -> None:
     numbers = fill(4)
 

@@ -58,9 +58,8 @@ def run_chat(flags: ChatFlags) -> None:
     if flags.json and flags.events:
         raise UsageError("--json and --events exclude one another.", "Choose one.")
     output = Output(raw=flags.raw)
-    configured = load_settings()
     given = parse_settings(flags.settings, "the command line")
-    settings = dataclasses.replace(configured, **flags.settings)
+    configured, settings = _settings(flags)
     catalog = load_catalog()
     interactive = not flags.prompt and sys.stdin is not None and sys.stdin.isatty()
     if interactive and not output.stdout_is_terminal:
@@ -76,15 +75,15 @@ def run_chat(flags: ChatFlags) -> None:
 
         local = offer_to_pull(catalog, settings.model, missing, output, yes=flags.yes, offline=flags.offline)
 
-    def setup(local: LocalModel) -> Sampling:
+    def sampling_of(local: LocalModel, configured: Settings) -> Sampling:
         known = local.model.sampling if local.model else catalog.sampling
         return merge_sampling(known, configured, dataclasses.asdict(given))
 
-    sampling = setup(local)
+    sampling = sampling_of(local, configured)
     if on_screen:
         from r1local.cli.screen import run_screen
 
-        run_screen(catalog, settings, local, sampling_of=setup, stop=flags.stop)
+        run_screen(catalog, lambda: _settings(flags), local, sampling_of=sampling_of, stop=flags.stop)
         return
     for sentence in warnings_of(catalog, local):
         output.line(sentence)
@@ -107,6 +106,12 @@ def run_chat(flags: ChatFlags) -> None:
     finally:
         output.close()
         engine.close()
+
+
+def _settings(flags: ChatFlags) -> tuple[Settings, Settings]:
+    """config.toml as it is now, and with the flags over it. Raises SettingsError."""
+    configured = load_settings()
+    return configured, dataclasses.replace(configured, **flags.settings)
 
 
 def choose_model(catalog: Catalog, name: str | None, output: Output | None) -> LocalModel:

@@ -22,13 +22,16 @@ from r1local.tui.session import Setup
 
 def run_screen(
     catalog: Catalog,
-    settings: Settings,
+    settings: Callable[[], tuple[Settings, Settings]],
     local: LocalModel,
     *,
-    sampling_of: Callable[[LocalModel], Sampling],
+    sampling_of: Callable[[LocalModel, Settings], Sampling],
     stop: tuple[str, ...],
 ) -> None:
-    """Until the user leaves. Raises R1Error when the conversations cannot be opened."""
+    """Until the user leaves. `settings` reads config.toml: without and with what the command line says.
+
+    Raises R1Error when the conversations cannot be opened.
+    """
 
     def load(local: LocalModel, on_notice: Callable[[str], None], on_progress: Callable[[float], None]) -> Engine:
         for sentence in warnings_of(catalog, local):
@@ -36,7 +39,7 @@ def run_screen(
         check_silently(local, on_notice)
         engine = open_engine(
             local.path,
-            options_of(settings),
+            options_of(settings()[1]),
             thinks=local.model.thinks if local.model else None,
             on_notice=on_notice,
             on_progress=on_progress,
@@ -47,20 +50,25 @@ def run_screen(
         return engine
 
     def setup(local: LocalModel) -> Setup:
-        return Setup(sampling_of(local), settings.max_tokens, stop, settings.system or "")
+        configured, all_told = settings()
+        return Setup(sampling_of(local, configured), all_told.max_tokens, stop, all_told.system or "")
 
     def about(engine: Any) -> str:
         return plan_line(engine.loaded) if isinstance(engine, LlamaEngine) else ""
 
+    def held(engine: Any) -> int:
+        return engine.loaded.memory_now().real if isinstance(engine, LlamaEngine) else 0
+
     R1App(
         Start(
             catalog=catalog,
-            settings=settings,
+            settings=lambda: settings()[1],
             local=local,
             load=load,
             setup=setup,
             machine=hardware.detect,
             real_one=partial(real_one, catalog),
             about=about,
+            held=held,
         )
     ).run()

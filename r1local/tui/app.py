@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from textual import work
@@ -18,12 +16,13 @@ from textual.widget import Widget
 from r1local import paths
 from r1local.catalog import Catalog
 from r1local.engine import Engine
-from r1local.errors import ModelNotFound, R1Error, UsageError
+from r1local.errors import R1Error, UsageError
 from r1local.hardware import Hardware
 from r1local.history import History, Hit
 from r1local.settings import Settings
-from r1local.store import LocalModel, find
+from r1local.store import LocalModel
 from r1local.tui import preferences as preferred
+from r1local.tui.carrying_out import part_of, save
 from r1local.tui.clipboard import copy
 from r1local.tui.commands import COMMANDS, KEYS
 from r1local.tui.engines import Engines, Loader
@@ -40,15 +39,14 @@ from r1local.tui.widgets.welcome import Welcome
 if TYPE_CHECKING:
     from r1local.tui.screens.settings import SettingsScreen
 
-_FENCED = re.compile(r"^(`{3,}|~{3,})[^\n]*\n(.*?)^\1[`~]*[ \t]*$", re.DOTALL | re.MULTILINE)
-
 
 @dataclass(frozen=True, slots=True)
 class Start:
     """What the interface begins with."""
 
     catalog: Catalog
-    settings: Settings
+    settings: Callable[[], Settings]
+    """Of config.toml as it is now."""
     local: LocalModel
     load: Loader
     setup: Callable[[LocalModel], Setup]
@@ -57,7 +55,8 @@ class Start:
     """A sentence about a model that can do more than the one inside; asked in a thread."""
     about: Callable[[Engine], str] = lambda _: ""
     """How a loaded model runs, and its memory."""
-    notices: tuple[str, ...] = ()
+    held: Callable[[Engine], int] = lambda _: 0
+    """Bytes of memory a loaded model takes, which another one in its place could have."""
 
 
 class R1App(App[None]):
@@ -83,7 +82,8 @@ class R1App(App[None]):
         self.history = history or History.open()
         self.preferences = preferred.load()
         self.engines = Engines(start.load, self._notice)
-        self.pulls = Pulls(start.catalog, self._pulls_changed)
+        self.pulls = Pulls(start.catalog, lambda: None)  # screens look by themselves
+        self._pulling: set[str] = set()
         self.session = Session(self.history, start.setup(start.local))
         self.local = start.local
         for theme in THEMES.values():
@@ -101,8 +101,7 @@ class R1App(App[None]):
         )
         self.push_screen(self.chat)
         self.engines.load(self.local)
-        for notice in self.start.notices:
-            self.notify(notice, markup=False)
+        self.set_interval(1.0, self._watch_pulls)
         if (trouble := self.history.trouble) is not None:
             self.tell(trouble)
 
@@ -127,8 +126,17 @@ class R1App(App[None]):
         with suppress(RuntimeError):  # it has left already
             self.call_from_thread(self.notify, sentence, markup=False, timeout=4)
 
-    def _pulls_changed(self) -> None:
-        """Screens look by themselves."""
+    def _watch_pulls(self) -> None:
+        """Say how pulls ended that nobody watched; the screen of models tells itself what it sees."""
+        for pull in self.pulls.states:
+            if pull.active:
+                self._pulling.add(pull.name)
+            elif pull.name in self._pulling:
+                self._pulling.remove(pull.name)
+                if self.screen is self.chat and pull.state == "done":
+                    self.notify(f"{pull.name} is here. F2 lists it.", markup=False)
+                elif self.screen is self.chat and pull.error is not None:
+                    self.tell(pull.error)
 
     # Models
 
@@ -140,8 +148,12 @@ class R1App(App[None]):
         self.chat.exchange.when_free(lambda: self._use(local))
 
     def _use(self, local: LocalModel) -> None:
-        self.local = local
-        self.session.setup = self.start.setup(local)
+        try:
+            setup = self.start.setup(local)
+        except R1Error as error:  # config.toml was changed meanwhile
+            self.tell(error)
+            return
+        self.local, self.session.setup = local, setup
         self.engines.load(local)
         self.notify(f"Loading {local.name}. The conversation goes on with it.", markup=False)
 
@@ -152,7 +164,15 @@ class R1App(App[None]):
             if local is not None:
                 self.use(local)
 
-        self._open(ModelsScreen(self.start.catalog, self.start.machine, self.pulls, self.local), chosen)
+        self._open(ModelsScreen(self.start.catalog, self._machine, self.pulls, self.local), chosen)
+
+    def _machine(self) -> Hardware:
+        """As it would be without the model that is loaded."""
+        machine, engine = self.start.machine(), self.engines.engine
+        if engine is None:
+            return machine
+        free = min(machine.memory_total, machine.memory_available + self.start.held(engine))
+        return replace(machine, memory_available=free)
 
     def _open(self, screen: Screen[Any], then: Callable[..., None] | None = None) -> None:
         """One at a time over the conversation."""
@@ -171,7 +191,12 @@ class R1App(App[None]):
 
         engine = self.engines.engine
         about = self.start.about(engine) if engine is not None else ""
-        self._open(SettingsScreen(self.preferences, self.start.settings, paths.config_file(), about), self._prefer)
+        try:
+            settings = self.start.settings()
+        except R1Error as error:
+            self.tell(error)
+            return
+        self._open(SettingsScreen(self.preferences, settings, paths.config_file(), about), self._prefer)
 
     def on_settings_screen_preview(self, message: SettingsScreen.Preview) -> None:
         self.theme = THEMES[message.theme].name
@@ -241,18 +266,7 @@ class R1App(App[None]):
         turn = view.turn if view is not None else self.session.last_reply
         if turn is None:
             raise UsageError("There is nothing to copy yet.", "Ask something.")
-        if what == "answer":
-            text = turn.turn.text
-        elif what == "thought":
-            text = turn.turn.thought or ""
-        elif what == "code":
-            blocks = _FENCED.findall(turn.turn.text)
-            text = blocks[-1][1] if blocks else ""
-        else:
-            raise UsageError(f"There is no {what!r} to copy.", "Type /copy, /copy thought or /copy code.")
-        if not text:
-            raise UsageError(f"There is no {what} in this reply.", "Choose another with Tab.")
-        self.notify(copy(self, text), markup=False)
+        self.notify(copy(self, part_of(turn.turn, what)), markup=False)
 
     def _edit_thought(self, view: TurnView | None) -> None:
         from r1local.tui.screens.thought_editor import ThoughtEditor
@@ -331,14 +345,7 @@ class R1App(App[None]):
     @work(thread=True, group="write")
     def _write(self, conversation: int, name: str) -> None:
         try:
-            target = paths.expand(name)
-            if target.exists():
-                raise UsageError(f"{target} exists already.", "Choose another name.")
-            if not target.parent.is_dir():
-                raise UsageError(f"There is no folder {target.parent}.", "Make it first, or choose another.")
-            history = self.history
-            text = (history.export_json if target.suffix == ".json" else history.export_markdown)(conversation)
-            _write_file(target, text)
+            target = save(self.history, conversation, name)
         except R1Error as error:
             self.call_from_thread(self.tell, error)
         else:
@@ -352,22 +359,8 @@ class R1App(App[None]):
         """A command from the palette, as if it had been typed."""
         self.chat.command(name)
 
-    def use_named(self, name: str) -> None:
-        """Raises ModelNotFound."""
-        self.use(find(self.start.catalog, name))
-
 
 def _given(conversation: int | None) -> int:
     if conversation is None:
         raise UsageError("Nothing was said in this conversation yet.", "Ask something first.")
     return conversation
-
-
-def _write_file(target: Path, text: str) -> None:
-    try:
-        paths.atomic_write(target, text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror or error}.", "Choose another place.") from error
-
-
-__all__ = ["ModelNotFound", "R1App", "Start"]

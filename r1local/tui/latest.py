@@ -27,7 +27,8 @@ class Latest(Generic[Question, Found]):
         self._wanted = [question]
         if not self._busy:
             self._busy = True
-            self._widget.run_worker(self._run())
+            # Not a coroutine: one that is never started, because the app ends, would be complained of.
+            self._widget.run_worker(self._run)  # type: ignore[arg-type]
 
     def forget(self) -> None:
         """Nothing is asked any more; work that has begun is still told of."""

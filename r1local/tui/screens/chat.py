@@ -14,6 +14,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer
 
+from r1local import paths
 from r1local.errors import R1Error
 from r1local.history import History, Stored
 from r1local.template import Segment
@@ -82,8 +83,10 @@ class ChatScreen(Screen[None]):
         self._welcome = welcome
         self._model_name = model_name
         self._thinking = False
+        self._listed: tuple[int | None, bool] = (None, False)
+        self._drafts = Drafts(paths.history_file())
         self.transcript = Transcript(id="transcript")
-        self.composer = Composer(COMMANDS, drafts=Drafts(), count=self._count)
+        self.composer = Composer(COMMANDS, drafts=self._drafts, count=self._count)
         self.sidebar = Sidebar(history)
         self.find_bar = FindBar()
         self.status = StatusLine(id="status")
@@ -111,6 +114,7 @@ class ChatScreen(Screen[None]):
         self._arrange()
         self.transcript.show_welcome(self._welcome())
         self.composer.focus()
+        self._drafts.load()
         self.set_interval(_FRAME, self._tick)
         self.sidebar.refresh_list(None)
 
@@ -123,11 +127,18 @@ class ChatScreen(Screen[None]):
         if self._thinking != self.exchange.thinking:
             self._thinking = self.exchange.thinking
             self.refresh_bindings()
+        if self._listed != (self.session.id, self.exchange.reply is not None):
+            self._listed = (self.session.id, self.exchange.reply is not None)
+            self._list()
 
     def _ended(self) -> None:
         """A reply was, and is kept."""
         self._room()
-        self.sidebar.refresh_list(self.session.id)
+        self._list()
+
+    def _list(self) -> None:
+        under_way = [self.session.id] if self.exchange.reply is not None and self.session.id is not None else []
+        self.sidebar.refresh_list(self.session.id, under_way)
 
     def _tell(self, error: R1Error) -> None:
         text = f"{error.message}\n{error.hint}" if error.hint else error.message

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
+from textual import work
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.widget import Widget
@@ -70,12 +71,7 @@ class Composer(Widget):
         self._asked: deque[tuple[str, str]] = deque(maxlen=8)
         self._expanding: deque[tuple[str, Mapping[str, str]]] = deque()
         keys: dict[str, Key] = dict.fromkeys(_NEW_LINE, self._newline)
-        self._area = DraftArea(
-            keys,
-            edited=self._edited,
-            pasted=self._paste,
-            placeholder="Ask something. Enter sends.",
-        )
+        self._area = DraftArea(keys, edited=self._edited, pasted=self._paste, placeholder="Ask something. Enter sends.")
         self._completion = Completion(self._area, commands)
         keys |= {
             "enter": self._enter,
@@ -156,10 +152,11 @@ class Composer(Widget):
             if pasted or "@" in draft or self._expanding:
                 self._expanding.append((draft, pasted))
                 if len(self._expanding) == 1:
-                    self.run_worker(self._expand())
+                    self._expand()
             else:
                 self._ask(draft, draft, draft)
 
+    @work
     async def _expand(self) -> None:
         """Ask what was sent, in the order in which it was."""
         while self._expanding:

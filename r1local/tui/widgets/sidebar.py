@@ -23,8 +23,7 @@ from r1local.history import History, Summary
 from r1local.tui.widgets import style_beside
 from r1local.tui.widgets.find_bar import LineInput, fitted
 
-PAGE = 100
-_ALL = 1 << 30
+PAGE, _ALL = 100, 1 << 30
 _HIGH = 2  # lines of a row
 
 _MOVES = {"up": "move(-1)", "down": "move(1)", "pageup": "page(-1)", "pagedown": "page(1)", "home": "page(-99999999)",
@@ -44,7 +43,7 @@ def when(changed: float, now: datetime) -> str:
 class ConversationRows(ScrollView, can_focus=True, inherit_bindings=False):
     """Two lines for each conversation. Only those in view are ever made, so it matters little how many there are."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"row--title", "row--detail", "row--active", "row--cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"row--detail", "row--active", "row--cursor"}
     cursor: reactive[int] = reactive(0, repaint=True)
     active: reactive[int | None] = reactive[int | None](None)
     under_way: reactive[frozenset[int]] = reactive[frozenset[int]](frozenset())
@@ -96,9 +95,8 @@ class ConversationRows(ScrollView, can_focus=True, inherit_bindings=False):
             return Strip.blank(width, self.rich_style)
         summary = self.summaries[row]
         active = summary.id == self.active
-        names = ["row--detail" if line else "row--title"]
-        names += ["row--active"] * active + ["row--cursor"] * (row == self.cursor)
-        style = self.get_component_rich_style(*names)
+        names = ["row--detail"] * line + ["row--active"] * active + ["row--cursor"] * (row == self.cursor)
+        style = self.get_component_rich_style(*names) if names else self.rich_style
         text = self._detail(summary) if line else summary.title.strip() or "New conversation"
         return Strip([Segment(f"{'▌' if active else ' '}{fitted(text, width - 2)}", style)]).adjust_cell_length(
             width, style
