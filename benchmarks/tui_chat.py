@@ -127,7 +127,7 @@ def stream(size: tuple[int, int], given: argparse.Namespace) -> None:
     pauses: list[float] = []
 
     def scene(stage: Stage) -> None:
-        app, chat = stage.app, stage.app.chat
+        chat = stage.app.chat
         stage.opened(conversation, "answer 5")
         stage.rest()
         began = time.perf_counter()
@@ -149,7 +149,6 @@ def stream(size: tuple[int, int], given: argparse.Namespace) -> None:
                 time.sleep(max(0.0, due - time.monotonic()))
         stage.watch.part = lambda: ""
         seconds = time.perf_counter() - began
-        words = len(app.chat.session.turns)
         stage.said.append(
             f"{size[0]} x {size[1]}: {(given.tokens + given.answer) / seconds:.0f} tokens/s, {words} turns"
         )
@@ -161,7 +160,7 @@ def stream(size: tuple[int, int], given: argparse.Namespace) -> None:
                 f"worst {max(echoes[part]):.1f} of {len(echoes[part])}{verdict(figure, ECHO)}"
             )
         stage.said.append(
-            f"  pauses for the collector of memory: {len(pauses)}, the longest {max(pauses, default=0):.1f} ms"
+            f"  full runs of the collector of memory: {len(pauses)}, the longest {max(pauses, default=0):.1f} ms"
         )
 
     play(scene, size, reply_script(given.tokens, given.answer, given.rate))
@@ -172,11 +171,11 @@ def collector(pauses: list[float]) -> Iterator[None]:
     """Take the time of Python's garbage collector."""
     began = 0.0
 
-    def note(phase: str, _: object) -> None:
+    def note(phase: str, about: dict[str, int]) -> None:
         nonlocal began
         if phase == "start":
             began = time.perf_counter()
-        else:
+        elif about["generation"] == 2:
             pauses.append((time.perf_counter() - began) * 1e3)
 
     gc.callbacks.append(note)

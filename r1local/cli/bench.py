@@ -7,8 +7,8 @@ from typing import Any
 
 from r1local import hardware
 from r1local.catalog import load_catalog
-from r1local.cli.chat import choose_model
-from r1local.cli.fit import about, speed_range
+from r1local.cli.chat import choose_model, options_of
+from r1local.cli.fit import about
 from r1local.cli.integrity import check_once
 from r1local.cli.output import Output, size
 from r1local.cli.table import show_table
@@ -21,9 +21,9 @@ from r1local.errors import R1Error, UsageError
 from r1local.gguf_header import read_header
 from r1local.plan import Plan
 from r1local.plan.learnt import Learnt, Measured, forget
-from r1local.plan.outlook import Outlook, outlook
+from r1local.plan.outlook import Outlook, outlook, speed_range
 from r1local.plan.speed import Speed
-from r1local.settings import Settings, load_settings
+from r1local.settings import load_settings
 from r1local.store import LocalModel, all_local, find
 from r1local.store.usage import mark_used
 
@@ -61,18 +61,6 @@ def run_bench(flags: BenchFlags) -> None:
             _bench(local, options_of(settings), flags, output)
     finally:
         output.close()
-
-
-def options_of(settings: Settings) -> EngineOptions:
-    """As a chat would load the model."""
-    return EngineOptions(
-        n_ctx=settings.ctx,
-        n_threads=settings.threads,
-        n_gpu_layers=settings.gpu_layers,
-        kv_type=settings.kv_type,
-        n_batch=settings.batch,
-        margin=None if settings.margin is None else settings.margin << 20,
-    )
 
 
 def settings_as_json(plan: Plan) -> dict[str, Any]:

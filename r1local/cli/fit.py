@@ -15,12 +15,11 @@ from r1local.cli.table import show_table
 from r1local.errors import LibraryMissing, UsageError
 from r1local.hardware import Hardware, description, known
 from r1local.plan import KV_TYPES, NO_WISHES, Wishes
-from r1local.plan.speed import Speed
+from r1local.plan.outlook import speed_range
 from r1local.prepare.fit import Fit, fit_of, fits_of, pull_name, reason, recommended, shape_in_catalog
 
 _COLUMNS = ("MODEL", "QUANT", "VERDICT", "MEMORY", "GPU", "CONTEXT", "KV", "TOKENS/S", "PROMPT/S")
 _LEAVE_OUT = ("PROMPT/S", "KV", "GPU", "MEMORY", "CONTEXT", "QUANT")
-_FASTER_THAN_ANYBODY_READS = 10_000
 # Nobody's description of a machine is longer.
 _MOST_BYTES = 1 << 20
 
@@ -182,16 +181,6 @@ def _row(fit: Fit, best: Fit | None) -> tuple[str, ...]:
         speed_range(fit.outlook.decode) if won else "-",
         speed_range(fit.outlook.prefill) if won else "-",
     )
-
-
-def speed_range(speed: Speed) -> str:
-    """A range for people: "30-43"; "~" in front where it is a guess, "?" where nothing is known."""
-    if not speed.expected:
-        return "?"
-    if speed.low >= _FASTER_THAN_ANYBODY_READS:
-        return f"{_FASTER_THAN_ANYBODY_READS:,}+"
-    low, high = (f"{value:.1f}" if value < 9.95 else f"{value:,.0f}" for value in (speed.low, speed.high))
-    return ("" if speed.predictable else "~") + (low if low == high else f"{low}-{high}")
 
 
 def details(fit: Fit) -> list[str]:

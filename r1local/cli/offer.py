@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from r1local.catalog import Catalog
 from r1local.cli.output import Output
-from r1local.cli.pull import PullFlags, is_offline, pull
+from r1local.cli.pull import PullFlags, pull
 from r1local.errors import ModelNotFound, R1Error
+from r1local.hub.hosts import is_offline
 from r1local.hub.names import parse_reference
 from r1local.store import LocalModel, find, plainly_a_path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, Unsaf
 from r1local.gguf_header import read_header
 from r1local.hf_cache import cached_repos
 from r1local.hub.client import Client
-from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
+from r1local.hub.hosts import Hosts, configured_endpoint, configured_token, is_offline
 from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller, PullPlan
 from r1local.hub.repository import Repository
@@ -156,14 +155,6 @@ def _same_command(flags: PullFlags) -> str:
     for option, value in (("--revision", flags.revision), ("--endpoint", flags.endpoint)):
         words += [option, value] if value else []
     return shlex.join(words)
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE, or what it stands for, forbids the network."""
-    return any(
-        os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE")
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
 
 
 def _offline(name: str, catalog: Catalog) -> Path:

@@ -11,11 +11,11 @@ from r1local.catalog import Catalog, load_catalog
 from r1local.checksums import Checksums
 from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
-from r1local.cli.pull import PullFlags, ask_about, is_offline, show_progress
+from r1local.cli.pull import PullFlags, ask_about, show_progress
 from r1local.errors import Offline, UsageError
 from r1local.gguf_header import read_header
 from r1local.hub.client import Client
-from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
+from r1local.hub.hosts import Hosts, configured_endpoint, configured_token, is_offline
 from r1local.hub.names import Reference, parse_reference
 from r1local.hub.pull import Puller
 from r1local.prepare import Job, kernels_here, target_for

@@ -192,3 +192,11 @@ def configured_token(endpoint: str, given: str = "") -> str:
     if from_environment := os.environ.get("HF_TOKEN", "").strip():
         return from_environment
     return (get_token() or "") if origin(endpoint) == origin(constants._HF_DEFAULT_ENDPOINT) else ""
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE, or what it stands for, forbids the network."""
+    return any(
+        os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE")
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )

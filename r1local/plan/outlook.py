@@ -86,3 +86,16 @@ def _by_kernels(shape: Shape, rates: Mapping[str, float]) -> float:
     if not read or not all(rates.get(kind) for kind in read):
         return 0.0
     return sum(read.values()) / sum(size / rates[kind] for kind, size in read.items())
+
+
+_FASTER_THAN_ANYBODY_READS = 10_000
+
+
+def speed_range(expected: Speed) -> str:
+    """A range for people: "30-43"; "~" in front where it is a guess, "?" where nothing is known."""
+    if not expected.expected:
+        return "?"
+    if expected.low >= _FASTER_THAN_ANYBODY_READS:
+        return f"{_FASTER_THAN_ANYBODY_READS:,}+"
+    low, high = (f"{value:.1f}" if value < 9.95 else f"{value:,.0f}" for value in (expected.low, expected.high))
+    return ("" if expected.predictable else "~") + (low if low == high else f"{low}-{high}")

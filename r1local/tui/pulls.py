@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from r1local.checksums import Checksums
 from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, UnsafeServer
 from r1local.gguf_header import read_header
 from r1local.hub.client import Client
-from r1local.hub.hosts import Hosts, configured_endpoint, configured_token
+from r1local.hub.hosts import Hosts, configured_endpoint, configured_token, is_offline
 from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller
 from r1local.store import find
@@ -217,11 +216,3 @@ class Pulls:
             if not self._closed.is_set():
                 self._changed()
             self._closed.wait(_TELL_SECONDS)
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE, or what it stands for, forbids the network."""
-    return any(
-        os.environ.get(name, "").strip().upper() in ("1", "ON", "YES", "TRUE")
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from textual.content import Content
 
 from r1local.plan import Plan
+from r1local.plan.outlook import speed_range
 from r1local.terminal import clean_line
-from r1local.tui.screens.model_rows import Row, View, memory_size, speed_range
+from r1local.tui.screens.model_rows import Row, View, memory_size
 from r1local.units import amount
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from r1local.catalog import Catalog
 from r1local.errors import ModelNotFound
+from r1local.plan.outlook import speed_range
 from r1local.store import LocalModel
 from r1local.tui.pulls import PullState
-from r1local.tui.screens.model_rows import Row, View, memory_size, parameter_count, speed_range
+from r1local.tui.screens.model_rows import Row, View, memory_size, parameter_count
 from r1local.tui.widgets.model_list import Line
 from r1local.units import amount
 

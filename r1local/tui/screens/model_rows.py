@@ -20,12 +20,9 @@ from r1local.hub.partial import unfinished
 from r1local.names import quantization_in
 from r1local.plan import Plan, choose, shape_of_file
 from r1local.plan.outlook import Outlook, outlook
-from r1local.plan.speed import Speed
 from r1local.prepare.fit import Fit, fit_of, reason, recommended, shape_in_catalog
 from r1local.store import LocalModel, all_local
 from r1local.terminal import clean_line
-
-_FASTER_THAN_ANYBODY_READS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +192,3 @@ def parameter_count(count: int) -> str:
     if count >= 1e5:
         return f"{count / 1e6:.1f}M"
     return f"{count:,}" if count else "-"
-
-
-def speed_range(speed: Speed) -> str:
-    """A range: "30-43"; "~" in front where it is a guess, "?" where nothing is known."""
-    if not speed.expected:
-        return "?"
-    if speed.low >= _FASTER_THAN_ANYBODY_READS:
-        return f"{_FASTER_THAN_ANYBODY_READS:,}+"
-    low, high = (f"{value:.1f}" if value < 9.95 else f"{value:,.0f}" for value in (speed.low, speed.high))
-    return ("" if speed.predictable else "~") + (low if low == high else f"{low}-{high}")
