@@ -17,11 +17,13 @@ import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from textual import events
 
@@ -124,7 +126,6 @@ def stream(size: tuple[int, int], given: argparse.Namespace) -> None:
     """A long reply with somebody typing meanwhile."""
     conversation = keep(6, 500)
     echoes: dict[str, list[float]] = {"thought": [], "answer": []}
-    pauses: list[float] = []
 
     def scene(stage: Stage) -> None:
         chat = stage.app.chat
@@ -137,21 +138,18 @@ def stream(size: tuple[int, int], given: argparse.Namespace) -> None:
         stage.watch.part = lambda: "answer" if view.answering else "thought"
         if given.open:
             stage.do(chat.action_thought)
-        with collector(pauses):
-            for number, letter in enumerate(itertools.cycle(_LETTERS)):
-                due = time.monotonic() + _KEY_SECONDS
-                if not chat.exchange.busy:
-                    break
-                if number % 40 == 39:
-                    stage.do(lambda: setattr(chat.composer, "draft", ""))
-                else:
-                    echoes[stage.watch.part()].append(stage.terminal.echo(letter))
-                time.sleep(max(0.0, due - time.monotonic()))
+        for number, letter in enumerate(itertools.cycle(_LETTERS)):
+            due = time.monotonic() + _KEY_SECONDS
+            if not chat.exchange.busy:
+                break
+            if number % 40 == 39:
+                stage.do(lambda: setattr(chat.composer, "draft", ""))
+            else:
+                echoes[stage.watch.part()].append(stage.terminal.echo(letter))
+            time.sleep(max(0.0, due - time.monotonic()))
         stage.watch.part = lambda: ""
         seconds = time.perf_counter() - began
-        stage.said.append(
-            f"{size[0]} x {size[1]}: {(given.tokens + given.answer) / seconds:.0f} tokens/s, {words} turns"
-        )
+        stage.said.append(f"{size[0]} x {size[1]}: {(given.tokens + given.answer) / seconds:.0f} tokens/s")
         for part in ("thought", "answer"):
             stage.said += told(part, [frame for frame in stage.watch.frames if frame.part == part])
             figure = percentile(echoes[part], 99)
@@ -159,30 +157,8 @@ def stream(size: tuple[int, int], given: argparse.Namespace) -> None:
                 f"  {part}: a key is on the screen after {statistics.median(echoes[part]):.1f} ms, p99 {figure:.1f}, "
                 f"worst {max(echoes[part]):.1f} of {len(echoes[part])}{verdict(figure, ECHO)}"
             )
-        stage.said.append(
-            f"  full runs of the collector of memory: {len(pauses)}, the longest {max(pauses, default=0):.1f} ms"
-        )
 
     play(scene, size, reply_script(given.tokens, given.answer, given.rate))
-
-
-@contextmanager
-def collector(pauses: list[float]) -> Iterator[None]:
-    """Take the time of Python's garbage collector."""
-    began = 0.0
-
-    def note(phase: str, about: dict[str, int]) -> None:
-        nonlocal began
-        if phase == "start":
-            began = time.perf_counter()
-        elif about["generation"] == 2:
-            pauses.append((time.perf_counter() - began) * 1e3)
-
-    gc.callbacks.append(note)
-    try:
-        yield
-    finally:
-        gc.callbacks.remove(note)
 
 
 def told(part: str, frames: list[Frame]) -> Iterator[str]:
@@ -196,30 +172,27 @@ def told(part: str, frames: list[Frame]) -> Iterator[str]:
     }
     for name, those in parts.items():
         drawn = [frame for frame in those if frame.drawn]
-        wall, processor = ([get(frame) for frame in drawn] for get in (_milliseconds, _processor))
+        wall = [frame.milliseconds for frame in drawn]
+        own = [frame.milliseconds - frame.collected for frame in drawn]
         figure = percentile(wall, 99)
         yield (
             f"  {part}, {name:<12} frame {statistics.median(wall):5.2f} ms, p99 {figure:5.1f}, worst {max(wall):5.1f} "
-            f"(of the processor {statistics.median(processor):5.2f}, p99 {percentile(processor, 99):5.1f}); "
+            f"(without the collector of memory p99 {percentile(own, 99):5.1f}, worst {max(own):5.1f}); "
             f"{len(drawn)} frames of {statistics.mean(frame.drawn for frame in drawn):,.0f} characters"
             f"{verdict(figure, FRAME)}"
         )
-    first, last = (sum(map(_processor, parts[name])) / tenth / 1e3 for name in ("first tenth", "last tenth"))
-    yield (f"  {part}: busy {first:.1%} of the time at first, {last:.1%} at last: x {last / first:.2f} a token")
-
-
-def _milliseconds(frame: Frame) -> float:
-    return frame.milliseconds
-
-
-def _processor(frame: Frame) -> float:
-    return frame.processor
+    first, last = (
+        sum(frame.processor for frame in parts[name]) / tenth / 1e3 for name in ("first tenth", "last tenth")
+    )
+    garbage = [frame.collected for frame in frames if frame.collected > 20]
+    yield f"  {part}: the collector took more than 20 ms {len(garbage)} times, {max(garbage, default=0.0):.0f} at most"
+    yield f"  {part}: busy {first:.1%} of the time at first, {last:.1%} at last: x {last / first:.2f} a token"
 
 
 def memory(size: tuple[int, int], given: argparse.Namespace) -> None:
     """What is allocated by our own code; Textual's and rich's caches are full sooner or later, whatever the length."""
     conversation = keep(6, 500)
-    ours = [tracemalloc.Filter(True, "*/r1local/*")]
+    ours = [tracemalloc.Filter(True, "*/r1local/*"), tracemalloc.Filter(False, "*/scripted.py")]
     long = reply_script(given.tokens, given.answer, 4_000)
     size_of_text = sum(len(piece.encode()) for piece in long.pieces)
 
@@ -268,13 +241,12 @@ def paste(size: tuple[int, int], given: argparse.Namespace) -> None:
             began = time.perf_counter()
             terminal.process_message(events.Paste(text))
             figure = terminal.echo(next(letters))
-            worst = stage.watch.worst(began)
             after = [terminal.echo(next(letters)) for _ in range(10)]
             stage.rest()
             stage.said.append(
                 f"1 MB pasted: the next key is on the screen after {figure:.1f} ms{verdict(figure, ECHO)}, "
                 f"the ones after it {statistics.median(after):.1f}, worst {max(after):.1f}; "
-                f"longest work {worst:.1f}, then {stage.watch.worst(began):.1f}"
+                f"longest work {stage.watch.worst(began):.1f}"
             )
 
     play(scene, size, Script(("x",)))
@@ -323,29 +295,53 @@ def opening(size: tuple[int, int], given: argparse.Namespace) -> None:
     play(scene, size, Script(("x",)))
 
 
-def starting(model: Path, rounds: int) -> None:
-    """From the start of the process to the composer, in a pseudo-terminal."""
+@contextmanager
+def program(model: Path) -> Iterator[tuple[Any, float]]:
+    """`r1local chat` in a pseudo-terminal, and when it was started."""
     import pexpect
 
+    began = time.perf_counter()
+    command = ["-m", "r1local", "chat", "-m", str(model)]
+    process = pexpect.spawn(sys.executable, command, dimensions=(32, 100), timeout=60, env=dict(os.environ))
+    try:
+        yield process, began
+        process.send("\x11")
+        process.expect(pexpect.EOF)
+    finally:
+        process.close(force=True)
+
+
+def starting(model: Path, rounds: int) -> None:
+    """From the start of the process to the composer."""
     drawn: list[float] = []
     loaded: list[float] = []
     for number in range(rounds + 1):
-        began = time.perf_counter()
-        command = ["-m", "r1local", "chat", "-m", str(model)]
-        process = pexpect.spawn(sys.executable, command, dimensions=(32, 100), timeout=60, env=dict(os.environ))
-        process.expect_exact("Ask something")
-        composer = time.perf_counter() - began
-        process.expect_exact("ready")
-        if number:  # the first one makes the store and warms the caches
-            drawn.append(composer)
-            loaded.append(time.perf_counter() - began)
-        process.send("\x11")
-        process.expect(pexpect.EOF)
-        process.close()
+        with program(model) as (process, began):
+            process.expect_exact("Ask something")
+            composer = time.perf_counter() - began
+            process.expect_exact("ready")
+            if number:  # the first one makes the store and warms the caches
+                drawn.append(composer)
+                loaded.append(time.perf_counter() - began)
     print(
         f"start: the composer after {statistics.median(drawn):.2f} s, worst {max(drawn):.2f} of {rounds}"
         f"{verdict(statistics.median(drawn), START)}; the model {model.name} after {statistics.median(loaded):.2f} s"
     )
+
+
+def pasting(model: Path) -> None:
+    """A megabyte again, through a terminal and all that takes it apart."""
+    text = "".join(thought_tokens(1_000_000)).encode()[:1_000_000].decode(errors="ignore")
+    with program(model) as (process, _):
+        process.expect_exact("ready")
+        began = time.perf_counter()
+        sent = threading.Thread(target=process.send, args=(f"\x1b[200~{text}\x1b[201~{_LETTERS[0]}",))
+        sent.start()
+        process.expect_exact(_LETTERS[0].encode())
+        print(
+            f"1 MB pasted through a terminal: the next key is on the screen after {time.perf_counter() - began:.2f} s"
+        )
+        sent.join()
 
 
 def main() -> None:
@@ -366,9 +362,13 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="to start with, a .gguf file; without it the model inside")
     given = options.parse_args()
     sizes = [(int(columns), int(rows)) for columns, _, rows in (size.partition("x") for size in given.sizes)]
+    model = (given.model or find(load_catalog(), "inside").path).absolute()
     if not given.parts or "start" in given.parts:
         with new_home():
-            starting((given.model or find(load_catalog(), "inside").path).absolute(), given.rounds)
+            starting(model, given.rounds)
+    if not given.parts or "paste" in given.parts:
+        with new_home():
+            pasting(model)
     for name, part in parts.items():
         if not given.parts or name in given.parts:
             for size in sizes if name == "stream" else sizes[:1]:

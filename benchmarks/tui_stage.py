@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
 import threading
 import time
@@ -33,6 +34,8 @@ class Frame:
     """Milliseconds of the processor, which busy neighbours change less."""
     drawn: int
     """Characters for the terminal."""
+    collected: float
+    """Milliseconds of it in which Python looked for garbage, in any thread: all others wait for it."""
     part: str
 
 
@@ -44,6 +47,7 @@ class Watch(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
         self.frames: list[Frame] = []
         self.part: Callable[[], str] = lambda: ""
         self.drawn = 0
+        self._collected = self._collecting = 0.0
         self._awake: tuple[float, float] | None = None
 
     def select(self, timeout: float | None = None) -> Any:
@@ -52,11 +56,18 @@ class Watch(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
         if self._awake is not None:
             wall, processor = self._awake
             took, of_processor = time.perf_counter() - wall, time.thread_time() - processor
-            self.frames.append(Frame(wall, took * 1e3, of_processor * 1e3, self.drawn, self.part()))
+            self.frames.append(Frame(wall, took * 1e3, of_processor * 1e3, self.drawn, self._collected, self.part()))
         self.drawn = 0
         found = super().select(timeout)
-        self._awake = time.perf_counter(), time.thread_time()
+        self._awake, self._collected = (time.perf_counter(), time.thread_time()), 0.0
         return found
+
+    def note_collector(self, phase: str, _: object) -> None:
+        """For `gc.callbacks`."""
+        if phase == "start":
+            self._collecting = time.perf_counter()
+        else:
+            self._collected += (time.perf_counter() - self._collecting) * 1e3
 
     def worst(self, since: float) -> float:
         """The longest time in which no key was looked at."""
@@ -169,8 +180,12 @@ def play(scene: Callable[[Stage], None], size: tuple[int, int], *scripts: Script
         await app.run_async(size=size)
         await asyncio.to_thread(player.join)
 
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watch)) as runner:
-        runner.run(run())
+    gc.callbacks.append(watch.note_collector)
+    try:
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watch)) as runner:
+            runner.run(run())
+    finally:
+        gc.callbacks.remove(watch.note_collector)
     print("\n".join(said))
     if failed:
         raise failed[0]

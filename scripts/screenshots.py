@@ -60,21 +60,15 @@ CATALOG = load_catalog()
 SEVEN = LocalModel(Path("DeepSeek-R1-Distill-Qwen-7B-Q4_K_M.gguf"), CATALOG.resolve("7b")[0], "Q4_K_M", "file")
 Scene = Callable[[R1App, "Pilot[None]"], Awaitable[None]]
 
-QUESTION = "A train leaves at 9:40 and arrives at 13:05. How long does it take?"
+QUESTION = "A train runs from 9:40 to 13:05. How long is that?"
 THOUGHT = """\
-Okay, so I need to find how long the train travels, from 9:40 in the morning to 13:05. Let me do it in steps.
+Okay, from 9:40 to 10:00 are 20 minutes, because an hour has 60 of them. Then from 10:00 to 13:00 are 3 hours, and \
+from 13:00 to 13:05 are 5 more minutes. So that is 3 hours and 20 + 5 = 25 minutes.
 
-From 9:40 to 10:00 are 20 minutes, because an hour has 60 minutes and 60 minus 40 is 20. Then from 10:00 to 13:00 are \
-3 hours. And from 13:00 to 13:05 are 5 more minutes.
+Let me check this another way. In minutes since midnight, 9:40 is 580 and 13:05 is 785. The difference is 205, which \
+is 3 × 60 + 25. That agrees.
 
-So that is 3 hours and 20 + 5 = 25 minutes. Let me check this another way. In minutes since midnight, 9:40 is \
-9 × 60 + 40 = 580, and 13:05 is 13 × 60 + 5 = 785. The difference is 785 - 580 = 205 minutes. And 205 = 3 × 60 + 25, \
-which is 3 hours and 25 minutes again.
-
-Wait, could the train cross into another time zone? The question says nothing of it, so no. Both ways agree, and there \
-is no carry that I forgot: 40 + 25 = 65, which is one hour and 5 minutes, and 9 + 3 + 1 = 13. Yes, 13:05.
-
-I should present it step by step, and give the result at the end."""
+Wait, could the train cross into another time zone? The question says nothing of it, so no."""
 ANSWER = """\
 The train takes **3 hours and 25 minutes**.
 
@@ -236,7 +230,7 @@ def thought(studio: Studio) -> None:
     """While it comes, when it is over, and all of it."""
     clock = studio.clock
     studio.keep(KEPT)
-    clock.hold_at = 5.0
+    clock.hold_at = 3.4
 
     async def scene(app: R1App, pilot: Pilot[None]) -> None:
         await ask(app, pilot, QUESTION)
@@ -247,7 +241,7 @@ def thought(studio: Studio) -> None:
         clock.go_on.set()
         await until(pilot, lambda: not app.chat.exchange.busy)
         shoot(app, "folded")
-        await pilot.press("ctrl+o", "pageup")
+        await pilot.press("ctrl+o")
         await pilot.pause(0.3)
         shoot(app, "opened")
 

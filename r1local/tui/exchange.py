@@ -196,8 +196,7 @@ class Exchange:
         kept = {turn.id: turn for turn in self._session.turns}
         if asked.question is not None:
             asked.question.turn = kept.get(reply.question)
-        n_ctx = self._engines.engine.n_ctx if self._engines.engine else 0
-        asked.view.end(heard.done, kept.get(reply.turn), n_ctx)
+        asked.view.end(heard.done, kept.get(reply.turn))
         if heard.error is not None:
             self._failed(heard.error, reply, asked)
         elif not asked.view.begun and heard.done is not None and heard.done.finish == "cancelled":

@@ -12,16 +12,11 @@ _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def of_done(done: Done | None, turn: StoredTurn | None, n_ctx: int, thought: str, answer: str) -> str:
+def of_done(done: Done | None, turn: StoredTurn | None, thought: str, answer: str) -> str:
     """How a reply ended, and what it cost."""
     if done is None:
         return "Broken off."
-    words = [_ending(done), place(turn), mixture(thought, answer), *_figures(done.stats)]
-    if n_ctx:
-        stats = done.stats
-        used = stats.prompt_tokens + stats.think_tokens + stats.answer_tokens
-        words.append(f"{used:,} of {n_ctx:,} tokens of context")
-    return " · ".join(filter(None, words))
+    return " · ".join(filter(None, [_ending(done), place(turn), mixture(thought, answer), *_figures(done.stats)]))
 
 
 def of_stored(turn: StoredTurn) -> str:

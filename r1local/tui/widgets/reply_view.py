@@ -93,7 +93,7 @@ class ReplyView(TurnView, can_focus=True):
                 self.thought.finish(tokens=think_tokens)
             self.answer.append(answer)
 
-    def end(self, done: Done | None, turn: StoredTurn | None, n_ctx: int) -> None:
+    def end(self, done: Done | None, turn: StoredTurn | None) -> None:
         """It is over, and kept as `turn`; without `done` it broke off."""
         self.turn = turn
         if done is None:
@@ -102,7 +102,7 @@ class ReplyView(TurnView, can_focus=True):
             stats = done.stats
             self.thought.finish(spent=stats.think_seconds, tokens=stats.think_tokens, cut_short=not done.thought_closed)
         self.answer.finish()
-        self._say(footers.of_done(done, turn, n_ctx, self.thought.body.text, self.answer.source))
+        self._say(footers.of_done(done, turn, self.thought.body.text, self.answer.source))
 
     def _say(self, text: str) -> None:
         self._footer.update(text)
