@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
+import multiprocessing
 import os
 import random
 import statistics
@@ -344,6 +345,16 @@ def pasting(model: Path) -> None:
         sent.join()
 
 
+def in_own_process(part: Callable[..., None], *given: object) -> None:
+    """What one part leaves in memory would be searched for garbage in the next one."""
+    with new_home():
+        process = multiprocessing.get_context("spawn").Process(target=part, args=given)
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit("FAILED")
+
+
 def main() -> None:
     parts: dict[str, Callable[[tuple[int, int], argparse.Namespace], None]] = {
         "paste": paste, "list": listing, "opening": opening, "memory": memory, "stream": stream,
@@ -372,8 +383,7 @@ def main() -> None:
     for name, part in parts.items():
         if not given.parts or name in given.parts:
             for size in sizes if name == "stream" else sizes[:1]:
-                with new_home():
-                    part(size, given)
+                in_own_process(part, size, given)
 
 
 if __name__ == "__main__":

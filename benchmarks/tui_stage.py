@@ -39,7 +39,7 @@ class Frame:
     part: str
 
 
-class Watch(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class Watch(selectors.DefaultSelector):
     """What the loop waits with: it sees when the loop begins to work, and when it has nothing left to do."""
 
     def __init__(self) -> None:
@@ -166,7 +166,7 @@ def play(scene: Callable[[Stage], None], size: tuple[int, int], *scripts: Script
         app = R1App(
             Start(
                 catalog=catalog,
-                settings=Settings(),
+                settings=Settings,
                 local=find(catalog, "inside"),
                 load=lambda local, on_notice, on_progress: ScriptedEngine(scripts, n_ctx=10_000_000),
                 setup=lambda local: Setup(Sampling(temperature=0.6, top_p=0.95, top_k=0, min_p=0.0)),

@@ -45,6 +45,7 @@ from r1local.template import ChatTemplate
 from r1local.tui import player
 from r1local.tui.app import R1App, Start
 from r1local.tui.pulls import Pulls
+from r1local.tui.screens import model_rows
 from r1local.tui.session import Setup
 from r1local.tui.widgets.reply_view import ReplyView
 from tests import plans
@@ -122,7 +123,7 @@ class Clock:
         self.now = 0.0
         self.go_on = threading.Event()
         self.held = threading.Event()
-        self.hold_at: float | None = None
+        self.hold_at = 0.3
 
     def monotonic(self) -> float:
         return self.now
@@ -133,7 +134,7 @@ class Clock:
         return TODAY + self.now
 
     def sleep(self, seconds: float) -> None:
-        if self.hold_at is not None and self.now >= self.hold_at:
+        if self.now >= self.hold_at:
             self.held.set()
             assert self.go_on.wait(60)
         self.now += seconds
@@ -168,7 +169,7 @@ class Studio:
             app = R1App(
                 Start(
                     catalog=CATALOG,
-                    settings=Settings(),
+                    settings=Settings,
                     local=local,
                     load=lambda *_: ScriptedEngine(scripts, ChatTemplate(R1_TEMPLATE_V2), n_ctx=16_384),
                     setup=lambda _: Setup(Sampling(temperature=0.6, top_p=0.95, top_k=0, min_p=0.0)),
@@ -193,16 +194,19 @@ async def until(pilot: Pilot[None], true: Callable[[], object], seconds: float =
     await pilot.pause(0.3)
 
 
-async def ask(app: R1App, pilot: Pilot[None], question: str) -> None:
+async def ask(app: R1App, pilot: Pilot[None], question: str, *, go_on: bool = True) -> None:
+    """Ask, and see that it thinks; then wait for the end."""
     app.chat.composer.draft = question
     await pilot.press("enter")
     await until(pilot, lambda: app.chat.query(ReplyView) and list(app.chat.query(ReplyView))[-1].begun)
     thought = list(app.chat.query(ReplyView))[-1].thought
-    clock: Any = scripted.time
+    clock: Any = vars(scripted)["time"]
     thought._clock, thought._began = clock.monotonic, 0.0
     if (reply := app.chat.exchange.reply) is not None:
         reply.player._began = 0.0
-    if clock.hold_at is None:
+    if go_on:
+        await until(pilot, clock.held.is_set)
+        clock.go_on.set()
         await until(pilot, lambda: not app.chat.exchange.busy)
 
 
@@ -230,10 +234,10 @@ def thought(studio: Studio) -> None:
     """While it comes, when it is over, and all of it."""
     clock = studio.clock
     studio.keep(KEPT)
-    clock.hold_at = 3.4
+    clock.hold_at = 2.0
 
     async def scene(app: R1App, pilot: Pilot[None]) -> None:
-        await ask(app, pilot, QUESTION)
+        await ask(app, pilot, QUESTION, go_on=False)
         await until(pilot, clock.held.is_set)
         list(app.chat.query(ReplyView))[-1].thought.tick()
         await pilot.pause(0.2)
@@ -288,6 +292,7 @@ def models_pulling(studio: Studio) -> None:
     with Hub() as hub, pytest.MonkeyPatch.context() as patch:
         online(folder / "cache", patch)
         patch.setattr(Pulls, "states", property(at_a_third))
+        patch.setattr(model_rows, "unfinished", lambda partials: ())
         patch.setenv("HF_ENDPOINT", hub.endpoint)
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.delenv("HF_HUB_OFFLINE", raising=False)
