@@ -581,3 +581,46 @@ def test_hostile_text_is_harmless(stage: Stage) -> None:
         assert "[red]x[/red]" in shown
 
     stage.run(scene, thinks(evil, evil))
+
+
+def test_pages_turn_while_one_types(stage: Stage) -> None:
+    async def scene(app: R1App, pilot: Pilot[None]) -> None:
+        await say(app, pilot, QUESTION)
+        transcript = app.chat.transcript
+        await until(pilot, lambda: transcript.scroll_y > 20)
+        app.chat.composer.draft = "a draft"
+        before = transcript.scroll_y
+        await pilot.press("pageup")
+        await until(pilot, lambda: transcript.scroll_y < before - 5)
+        await pilot.press("pagedown", "pagedown")
+        await until(pilot, lambda: transcript.scroll_y == transcript.max_scroll_y)
+        assert app.chat.composer.draft == "a draft"
+
+    stage.run(scene, Script(("Hm.", "</think>", "\n\n", "A line.\n\n" * 60)))
+
+
+def test_an_opened_thought_is_read_from_its_start(stage: Stage) -> None:
+    async def scene(app: R1App, pilot: Pilot[None]) -> None:
+        await say(app, pilot, QUESTION)
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: any("line 1 of it" in line for line in lines(app)))
+        assert any("Thought for" in line for line in lines(app))
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: any("the end of the answer" in line for line in lines(app)))
+
+    thought = "".join(f"line {number} of it\n" for number in range(1, 200))
+    stage.run(scene, Script((thought, "</think>", "\n\n", "word\n\n" * 30, "the end of the answer")))
+
+
+def test_a_folded_thought_takes_the_memory_of_its_text_alone(stage: Stage) -> None:
+    """Its lines are laid out when somebody opens it."""
+
+    async def scene(app: R1App, pilot: Pilot[None]) -> None:
+        await say(app, pilot, QUESTION)
+        thought = replies(app)[0].thought
+        assert thought._body.line_count <= 1
+        await pilot.press("ctrl+o")
+        assert thought.body.line_count > 100
+        assert "line 150 of it" in thought.body.text
+
+    stage.run(scene, Script(("line 150 of it\n" * 150, "</think>", "\n\n", "answer")))

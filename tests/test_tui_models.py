@@ -392,7 +392,7 @@ def test_stopped_and_resumed(hub: Hub, large: bytes, visit: Visit) -> None:
         assert visitor.line("r1-qwen-1.5b").startswith("‖")
         assert visitor.bar() == []
         assert {"Pull", "Resume"} < visitor.offered()
-        await visitor.until(lambda: "r resumes it" in visitor.details())
+        await visitor.until(lambda: "so far" in visitor.details())
         hub.rate = None
         await visitor.press("r")
         await visitor.until(lambda: visitor.stage.said)

@@ -112,6 +112,7 @@ class Writer:
                 self._do(job)
             else:
                 job()
+            del job  # with all the text of the turn it kept
             if self.trouble is not None and not self._seconds_to_retry():
                 self._retry()
         if self.trouble is not None:

@@ -174,6 +174,12 @@ class R1App(App[None]):
         free = min(machine.memory_total, machine.memory_available + self.start.held(engine))
         return replace(machine, memory_available=free)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Other screens are opened from the conversation."""
+        if action in ("help", "models", "settings", "search"):
+            return self.screen is getattr(self, "chat", None)
+        return True
+
     def _open(self, screen: Screen[Any], then: Callable[..., None] | None = None) -> None:
         """One at a time over the conversation."""
         if self.screen is self.chat:

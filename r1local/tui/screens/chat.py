@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -36,6 +37,14 @@ from r1local.tui.widgets.turns import TurnView
 _FRAME = 1 / 20
 _WIDE, _NARROW = 140, 80
 """Columns from which on a thought stands beside its answer, and below which the list of conversations is away."""
+
+
+def spare_the_collector() -> None:
+    """What is there from the start is not looked through for garbage again and again: with all of Textual that takes
+    100 ms. What comes later is, but rarely as a whole.
+    """
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 100)
 
 
 class ChatScreen(Screen[None]):
@@ -115,6 +124,7 @@ class ChatScreen(Screen[None]):
         self.transcript.show_welcome(self._welcome())
         self.composer.focus()
         self._drafts.load()
+        self.call_after_refresh(spare_the_collector)
         self.set_interval(_FRAME, self._tick)
         self.sidebar.refresh_list(None)
 
@@ -135,6 +145,7 @@ class ChatScreen(Screen[None]):
         """A reply was, and is kept."""
         self._room()
         self._list()
+        self.refresh_bindings()
 
     def _list(self) -> None:
         under_way = [self.session.id] if self.exchange.reply is not None and self.session.id is not None else []
@@ -259,7 +270,13 @@ class ChatScreen(Screen[None]):
     def action_thought(self) -> None:
         views = [view for view in self.query(ReplyView) if view.thought.display]
         if views:
-            views[-1].thought.action_fold()
+            thought = views[-1].thought
+            thought.action_fold()
+            if thought.state == "open" and not thought.thinking:
+                self.transcript.release_anchor()
+                self.call_after_refresh(views[-1].scroll_visible, top=True, animate=False)
+            else:
+                self.transcript.anchor()
 
     def action_copy_answer(self) -> None:
         self.post_message(self.CommandGiven("/copy"))

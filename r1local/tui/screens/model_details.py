@@ -36,7 +36,7 @@ def details(row: Row) -> Iterator[tuple[str, str]]:
                     "weights": use.weights, "KV cache": use.kv_cache, "compute": use.compute, "logits": use.output,
                     "program": use.other,
                 }  # fmt: skip
-                shown = ", ".join(f"{name} {memory_size(count)}" for name, count in parts.items() if count)
+                shown = ", ".join(f"{name} {memory_size(count)}" for name, count in parts.items() if count >= 1 << 20)
                 yield clean_line(use.device), f"{memory_size(use.total)} of {memory_size(use.room)}: {shown}"
         for warning in row.plan.warnings:
             yield "Mind", clean_line(warning)
@@ -45,7 +45,7 @@ def details(row: Row) -> Iterator[tuple[str, str]]:
     yield "Quantization", clean_line(row.quantization) or "not known"
     yield "File", amount(row.size) if local else f"about {amount(row.size)}"
     if row.held and local is None:
-        yield "Fetched", f"{amount(row.held)}; r resumes it"
+        yield "Fetched", f"{amount(row.held)} so far"
     if model is not None:
         yield "Title", model.name
         yield "Context", f"{model.context:,} tokens, as it was trained"

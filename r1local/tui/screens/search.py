@@ -80,7 +80,7 @@ class SearchScreen(Screen[Hit | None]):
         yield self._input
         yield self._note
         yield self._list
-        yield Footer(compact=True)
+        yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
         self._input.focus()

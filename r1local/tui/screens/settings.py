@@ -64,7 +64,7 @@ class SettingsScreen(Screen[Preferences | None]):
             yield Button("Done", id="done", compact=True)
             yield Static("\n".join(self._config_lines()), classes="settings--text", markup=False)
             yield Static(clean(self._about), classes="settings--text", markup=False)
-        yield Footer(compact=True)
+        yield Footer(compact=True, show_command_palette=False)
 
     def _config_lines(self) -> Iterator[str]:
         yield clean_line(str(self._config_file))

@@ -9,7 +9,6 @@ from r1local.history import StoredTurn
 from r1local.units import seconds
 
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
-_LETTER = re.compile(r"[^\W\d_]")
 
 
 def of_done(done: Done | None, turn: StoredTurn | None, thought: str, answer: str) -> str:
@@ -41,7 +40,7 @@ def mixture(thought: str, answer: str) -> str:
     """Where thought and answer are not written in one script: a distilled model may slip into Chinese."""
     shares = []
     for name, text in (("thought", thought), ("answer", answer)):
-        han, letters = len(_HAN.findall(text)), len(_LETTER.findall(text))
+        han, letters = len(_HAN.findall(text)), sum(map(str.isalpha, text))
         share = han / letters if letters else 0.0
         if 0.02 <= share <= 0.98:
             shares.append(f"{name} {share:.0%} Chinese")

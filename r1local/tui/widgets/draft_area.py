@@ -16,7 +16,7 @@ from r1local.tui.widgets import style_beside
 Key = Callable[[], bool]
 """What a key does first; False leaves the key to the text area and those around it."""
 
-_TAKEN = {"ctrl+e", "ctrl+y"}
+_TAKEN = {"ctrl+e", "ctrl+y", "pageup", "pagedown"}
 """Keys that mean the same everywhere in the app."""
 
 
@@ -24,7 +24,8 @@ def _bindings() -> Iterator[BindingType]:
     for binding in TextArea.BINDINGS:
         assert isinstance(binding, Binding)
         keys = ",".join(key for key in binding.key.split(",") if key not in _TAKEN)
-        yield Binding(keys, binding.action, binding.description, show=False)
+        if keys:
+            yield Binding(keys, binding.action, binding.description, show=False)
     yield Binding("ctrl+shift+z", "redo", "Redo", show=False)
 
 

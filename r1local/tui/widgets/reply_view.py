@@ -56,7 +56,7 @@ class ReplyView(TurnView, can_focus=True):
         stats = turn.stats
         if turn.turn.thought:
             self.thought.display = True
-            self.thought.append(turn.turn.thought, stats.think_tokens if stats else 0)
+            self.thought.keep(turn.turn.thought)
             self.thought.finish(
                 spent=stats.think_seconds if stats else 0.0,
                 tokens=stats.think_tokens if stats else 0,
@@ -102,7 +102,10 @@ class ReplyView(TurnView, can_focus=True):
             stats = done.stats
             self.thought.finish(spent=stats.think_seconds, tokens=stats.think_tokens, cut_short=not done.thought_closed)
         self.answer.finish()
-        self._say(footers.of_done(done, turn, self.thought.body.text, self.answer.source))
+        thought = (turn.turn.thought if turn is not None else None) or ""
+        if thought:
+            self.thought.keep(thought)
+        self._say(footers.of_done(done, turn, thought, self.answer.source))
 
     def _say(self, text: str) -> None:
         self._footer.update(text)

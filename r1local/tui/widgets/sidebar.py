@@ -195,9 +195,10 @@ class Sidebar(Widget):
         self._note.display = not found
 
     def _kept(self, found: Sequence[Summary]) -> int:
-        """Where the conversation at the cursor is now; at first, the open one."""
+        """Where the conversation at the cursor is now; while nobody moves it, the open one."""
         before = self.rows.current
-        wanted = self.rows.active if before is None else before.id
+        moved = before is not None and (self.has_focus_within or self.rows.active is None)
+        wanted = before.id if moved and before is not None else self.rows.active
         places = (place for place, summary in enumerate(found) if summary.id == wanted)
         return next(places, self.rows.cursor)
 

@@ -60,8 +60,9 @@ class Thought(Widget, can_focus=True):
     ) -> None:
         """`live` is the state while the model thinks, `after` the one that follows."""
         super().__init__(id=id, classes=classes)
-        self.body = LongText(share=0.6)
-        self.body.can_focus = False  # one stop for the Tab key: its keys are bound here
+        self._body = LongText(share=0.6)
+        self._body.can_focus = False  # one stop for the Tab key: its keys are bound here
+        self._kept = ""
         self.tokens = 0
         self.seconds = 0.0
         self._live, self._after, self._clock = live, after, clock
@@ -72,6 +73,15 @@ class Thought(Widget, can_focus=True):
         self._timer: Timer | None = None
         self.set_reactive(Thought.state, live)
         self.add_class(f"-{live}")
+
+    @property
+    def body(self) -> LongText:
+        """Its text. One that was kept is wrapped when somebody asks for it: most thoughts stay folded."""
+        if self._kept:
+            kept, self._kept = self._kept, ""
+            self._body.append(kept)
+            self._body.end()
+        return self._body
 
     @property
     def thinking(self) -> bool:
@@ -85,12 +95,18 @@ class Thought(Widget, can_focus=True):
         self.tokens = tokens
         self.body.append(text)
 
+    def keep(self, text: str) -> None:
+        """All of a thought that is over; `finish` follows, or was. Folded it takes no more memory than this text."""
+        if not self._finished or self.state not in ("open", "tail"):
+            self._body.clear()
+            self._kept = text
+
     def finish(self, *, spent: float | None = None, tokens: int | None = None, cut_short: bool = False) -> None:
         """The thought is over. What was measured nearer to the model is better than what was seen here."""
         self.seconds = self._elapsed() if spent is None else spent
         self.tokens = self.tokens if tokens is None else tokens
         self._finished, self._cut_short = True, cut_short
-        self.body.end()
+        self._body.end()
         self._wind()
         if not self._chosen:
             self.state = self._after
@@ -125,7 +141,7 @@ class Thought(Widget, can_focus=True):
 
     def compose(self) -> ComposeResult:
         yield self._header
-        yield self.body
+        yield self.body if self.state in ("open", "tail") else self._body
 
     def on_mount(self) -> None:
         self._timer = self.set_interval(_TICK, self.tick, pause=True)
@@ -137,10 +153,11 @@ class Thought(Widget, can_focus=True):
     def watch_state(self, old: State, new: State) -> None:
         self.remove_class(f"-{old}").add_class(f"-{new}")
         self._wind()
+        body = self.body if new in ("open", "tail") else self._body
         if self._finished:
-            self.body.show_start()  # what is over is read from there
+            body.show_start()  # what is over is read from there
         else:
-            self.body.action_scroll_end()
+            body.action_scroll_end()
 
     def action_fold(self) -> None:
         """Open it, or close it as far as it was before."""
