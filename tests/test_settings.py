@@ -370,7 +370,7 @@ def test_minus_one_is_no_seed() -> None:
 ALL_PATHS: list[Callable[[], Path]] = [
     paths.config_file, paths.models_folder, paths.log_file, paths.selftest_file, paths.history_file,
     paths.checksums_file, paths.usage_file, paths.plans_file, paths.reading_file, paths.bandwidth_file,
-    paths.former_build_folder,
+    paths.former_build_folder, paths.conversations_file, paths.screen_file,
 ]  # fmt: skip
 
 

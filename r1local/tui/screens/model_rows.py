@@ -179,15 +179,18 @@ def disk_free() -> int:
 
 # Numbers for people
 
+_ALMOST = 19 / 20
+"""Of a unit from which on a number is told in it."""
+
 
 def memory_size(count: float) -> str:
     """Bytes of memory, in powers of 1024 as that is counted."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 * 0.95 else f"{count / 2**20:.0f} MiB"
+    return f"{count / 2**30:.1f} GiB" if count >= _ALMOST * 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def parameter_count(count: int) -> str:
     """As models are named: 7.6B, 3.4M."""
-    if count >= 0.95e9:
+    if count >= _ALMOST * 1e9:
         return f"{count / 1e9:.1f}B"
     if count >= 1e5:
         return f"{count / 1e6:.1f}M"

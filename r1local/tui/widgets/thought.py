@@ -60,7 +60,7 @@ class Thought(Widget, can_focus=True):
     ) -> None:
         """`live` is the state while the model thinks, `after` the one that follows."""
         super().__init__(id=id, classes=classes)
-        self._body = LongText(share=0.6)
+        self._body = LongText(share=3 / 5)
         self._body.can_focus = False  # one stop for the Tab key: its keys are bound here
         self._kept = ""
         self.tokens = 0
