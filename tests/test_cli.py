@@ -274,10 +274,10 @@ def test_interrupt_at_any_time(endless_model: Path, delay: float) -> None:
             _, stderr = process.communicate(timeout=30)
         finally:
             process.kill()  # one that goes on thinking would slow down every test after this one
-    early = {-signal.SIGINT, ExitCode.FAILED} if delay < 0.3 else set()  # before any command of ours runs
+    began = b"Trying" in stderr  # the program's own first line; on a busy machine Python takes long to come so far
+    early = set() if began else {-signal.SIGINT, ExitCode.FAILED}
     assert process.returncode in {ExitCode.INTERRUPTED, *early}
-    # Before the program's own first line, Python itself prints where it was interrupted.
-    if delay >= 0.3:
+    if began:  # before that, Python itself prints where it was interrupted
         assert b"Traceback" not in stderr
 
 
