@@ -414,3 +414,17 @@ def test_cells_come_by_256(n_ctx: int) -> None:
     cells = padded_context(n_ctx)
     assert cells % 256 == 0
     assert 0 <= cells - n_ctx < 256
+
+
+def test_without_flash_attention_scores_are_kept_a_second_time_in_f16() -> None:
+    """Multiplied with the values, which are f16, they are converted first, into memory of the threads (ggml-cpu.c,
+    ggml_graph_plan): two bytes for each head, token of the batch and cell. Not where a GPU computes every layer.
+    """
+    shape = shape_of("smollm2", "Q4_1")
+    flash, plain = (used(shape, 8_192, n_ubatch=128, flash_attention=flash)[0].other for flash in (True, False))
+    copied = shape.heads * 128 * 8_192 * 2
+    quantized = 128 * shape.feed_forward * 9 // 8  # what the threads' memory holds otherwise
+    assert plain - flash == copied - quantized
+    every = (shape.layers + 1,)
+    on_card = [used(shape, 8_192, flash_attention=flash, layers=every)[0].other for flash in (True, False)]
+    assert on_card[0] == on_card[1]

@@ -12,11 +12,11 @@ from r1local import hardware
 from r1local.catalog import Catalog, load_catalog
 from r1local.cli.output import Output, size
 from r1local.cli.table import show_table
-from r1local.errors import LibraryMissing, UsageError
+from r1local.errors import UsageError
 from r1local.hardware import Hardware, description, known
 from r1local.plan import KV_TYPES, NO_WISHES, Wishes
 from r1local.plan.outlook import speed_range
-from r1local.prepare.fit import Fit, fit_of, fits_of, pull_name, reason, recommended, shape_in_catalog
+from r1local.prepare.fit import Fit, fit_of, fits_of, pull_name, rates_here, reason, recommended
 
 _COLUMNS = ("MODEL", "QUANT", "VERDICT", "MEMORY", "GPU", "CONTEXT", "KV", "TOKENS/S", "PROMPT/S")
 _LEAVE_OUT = ("PROMPT/S", "KV", "GPU", "MEMORY", "CONTEXT", "QUANT")
@@ -121,20 +121,10 @@ def machine_of(flags: FitFlags) -> Hardware:
 
 
 def rates_of(catalog: Catalog, machine: Hardware, flags: FitFlags) -> Mapping[str, float]:
-    """What this processor's kernels get through, where the plan is for this processor; nothing without the library."""
-    if flags.hardware is not None or machine.processor != hardware.processor_name():
+    """Of this processor; nothing for a machine that was described."""
+    if flags.hardware is not None:
         return {}
-    from r1local.engine.reading import reading_rates
-
-    mixes = {model.recommended for model in catalog.models}
-    if flags.name or flags.every or flags.json:
-        mixes |= {quantization.name for quantization in catalog.quantizations}
-    shapes = [shape_in_catalog(catalog.models[0], catalog.quantization(mix)) for mix in mixes]
-    types = sorted({kind for shape in shapes for kind in shape.read_types if kind != "F32"})
-    try:
-        return reading_rates(types, machine.usable_cores, machine.memory_available)
-    except LibraryMissing:
-        return {}
+    return rates_here(catalog, machine, every=bool(flags.name or flags.every or flags.json))
 
 
 def _found(catalog: Catalog, machine: Hardware, flags: FitFlags, rates: Mapping[str, float]) -> list[Fit]:

@@ -14,7 +14,7 @@ from r1local.checksums import Checksums
 from r1local.cli.fit import best_for_this_machine
 from r1local.cli.output import Output
 from r1local.cli.progress import Transfer
-from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, UnsafeServer, UsageError
+from r1local.errors import DownloadError, R1Error, UnsafeServer, UsageError
 from r1local.gguf_header import read_header
 from r1local.hf_cache import cached_repos
 from r1local.hub.client import Client
@@ -24,7 +24,7 @@ from r1local.hub.pull import Progress, Puller, PullPlan
 from r1local.hub.repository import Repository
 from r1local.hub.trust import look_alike
 from r1local.prepare.fit import MemoryVerdict, memory_verdict, pull_name, reason
-from r1local.store import LocalModel, find
+from r1local.store import LocalModel, find, find_without_network
 from r1local.terminal import clean_line
 from r1local.units import amount, seconds
 
@@ -94,7 +94,7 @@ def _best_here(flags: PullFlags, output: Output) -> str:
 def pull(flags: PullFlags, catalog: Catalog, output: Output) -> Path | None:
     """Fetch what is asked for; its path, or None after a dry run. Raises R1Error, KeyboardInterrupt."""
     if flags.offline or is_offline():
-        return _offline(flags.name, catalog)
+        return find_without_network(catalog, flags.name).path
     endpoint = configured_endpoint(flags.endpoint)
     reference = parse_reference(flags.name, catalog, endpoint=endpoint)
     hosts = Hosts(endpoint, configured_token(endpoint, flags.token))
@@ -155,16 +155,6 @@ def _same_command(flags: PullFlags) -> str:
     for option, value in (("--revision", flags.revision), ("--endpoint", flags.endpoint)):
         words += [option, value] if value else []
     return shlex.join(words)
-
-
-def _offline(name: str, catalog: Catalog) -> Path:
-    try:
-        return find(catalog, name).path
-    except ModelNotFound as error:
-        raise Offline(
-            f"{error.message.rstrip('.')}, and the network is switched off.",
-            "Without --offline and HF_HUB_OFFLINE it can be fetched.",
-        ) from error
 
 
 def show_progress(transfer: Transfer, progress: Progress) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from r1local import hardware
 from r1local.catalog import Catalog, Model, Quantization
+from r1local.errors import LibraryMissing
 from r1local.hardware import Hardware
 from r1local.plan import NO_WISHES, Plan, Shape, Wishes, choose, shape_of_model
 from r1local.plan.memory import GIB
@@ -92,6 +94,25 @@ def recommended(
             if found.outlook.word == "slow":
                 break  # memory is not what it lacks
     return None
+
+
+def rates_here(catalog: Catalog, machine: Hardware, *, every: bool) -> Mapping[str, float]:
+    """Bytes of weights a second that this processor gets through, by type: those of the quantizations the catalog
+    recommends or for every one. Nothing where `machine` has another processor, or without the library.
+    """
+    if machine.processor != hardware.processor_name():
+        return NO_RATES
+    from r1local.engine.reading import reading_rates
+
+    mixes = {model.recommended for model in catalog.models}
+    if every:
+        mixes |= {quantization.name for quantization in catalog.quantizations}
+    shapes = [shape_in_catalog(catalog.models[0], catalog.quantization(mix)) for mix in mixes]
+    types = sorted({kind for shape in shapes for kind in shape.read_types if kind != "F32"})
+    try:
+        return reading_rates(types, machine.usable_cores, machine.memory_available)
+    except LibraryMissing:
+        return NO_RATES
 
 
 def runs_well(fit: Fit) -> bool:

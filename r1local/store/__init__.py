@@ -12,7 +12,7 @@ from pathlib import Path
 
 from r1local import paths
 from r1local.catalog import Catalog, GgufSource, Model, Quantization
-from r1local.errors import ModelNotFound, suggest
+from r1local.errors import ModelNotFound, Offline, suggest
 from r1local.hf_cache import CachedRepo, cache_folder, cached_repos, repo_of
 from r1local.names import is_companion, is_repo, quantization_in, split_part
 from r1local.terminal import clean_line
@@ -117,6 +117,17 @@ def find(catalog: Catalog, name: str) -> LocalModel:
     if not found:
         raise _not_here(model, quantization)
     return min(found, key=lambda local: _preference(catalog, model, local))
+
+
+def find_without_network(catalog: Catalog, name: str) -> LocalModel:
+    """As `find`, where fetching is forbidden. Raises Offline when it is not here."""
+    try:
+        return find(catalog, name)
+    except ModelNotFound as error:
+        raise Offline(
+            f"{error.message.rstrip('.')}, and the network is switched off.",
+            "Without --offline and HF_HUB_OFFLINE it can be fetched.",
+        ) from error
 
 
 def _by_listed_name(catalog: Catalog, name: str, unknown: ModelNotFound) -> LocalModel:

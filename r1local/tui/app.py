@@ -26,6 +26,7 @@ from r1local.tui.carrying_out import part_of, save
 from r1local.tui.clipboard import copy
 from r1local.tui.commands import COMMANDS, KEYS
 from r1local.tui.engines import Engines, Loader
+from r1local.tui.notices import text_of
 from r1local.tui.preferences import Preferences
 from r1local.tui.pulls import Pulls
 from r1local.tui.screens.chat import ChatScreen
@@ -118,8 +119,7 @@ class R1App(App[None]):
     # Notices
 
     def tell(self, error: R1Error) -> None:
-        text = f"{error.message}\n{error.hint}" if error.hint else error.message
-        self.notify(text, severity="error", timeout=15, markup=False)
+        self.notify(text_of(error), severity="error", timeout=15, markup=False)
 
     def _notice(self, sentence: str) -> None:
         """From any thread."""

@@ -53,7 +53,7 @@ class Exchange:
         self._around = around
         self._asked: Asked | None = None
         self._queue: list[str] = []
-        self._then: Callable[[], None] | None = None
+        self._then: Callable[[], object] | None = None
         self.reply: Reply | None = None
         """The one under way."""
         self.editing: StoredTurn | None = None
@@ -114,7 +114,7 @@ class Exchange:
     def when_free(self, do: Callable[[], object]) -> None:
         """Do it once no reply is under way; one that is gets stopped, and what was said of it is kept."""
         if self.reply is not None:
-            self._then = lambda: (do(), None)[1]
+            self._then = do
             self.reply.stop()
             return
         if self._asked is not None:

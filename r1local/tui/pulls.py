@@ -12,13 +12,13 @@ from typing import Any
 from r1local import __version__
 from r1local.catalog import Catalog
 from r1local.checksums import Checksums
-from r1local.errors import DownloadError, ModelNotFound, Offline, R1Error, UnsafeServer
+from r1local.errors import DownloadError, R1Error, UnsafeServer
 from r1local.gguf_header import read_header
 from r1local.hub.client import Client
 from r1local.hub.hosts import Hosts, configured_endpoint, configured_token, is_offline
 from r1local.hub.names import parse_reference
 from r1local.hub.pull import Progress, Puller
-from r1local.store import find
+from r1local.store import find, find_without_network
 from r1local.tui.pull_state import Pace, PullState, State
 from r1local.units import seconds
 
@@ -142,7 +142,7 @@ class Pulls:
         """Raises R1Error, KeyboardInterrupt, OSError."""
         name = pull.state.name
         if self._offline or is_offline():
-            return self._without_network(name)
+            return find_without_network(self._catalog, name).path
         endpoint = configured_endpoint()
         reference = parse_reference(name, self._catalog, endpoint=endpoint)
         hosts = Hosts(endpoint, configured_token(endpoint))
@@ -169,15 +169,6 @@ class Pulls:
             path = puller.run(plan)
         read_header(path)
         return path
-
-    def _without_network(self, name: str) -> Path:
-        try:
-            return find(self._catalog, name).path
-        except ModelNotFound as error:
-            raise Offline(
-                f"{error.message.rstrip('.')}, and the network is switched off.",
-                "Without --offline and HF_HUB_OFFLINE it can be fetched.",
-            ) from error
 
     def _on_progress(self, pull: _Pull, progress: Progress) -> None:
         now = time.monotonic()

@@ -9,7 +9,7 @@ from textual.message import Message
 from textual.screen import Screen, ScreenResultType
 
 from r1local.errors import R1Error
-from r1local.terminal import clean
+from r1local.tui.notices import text_of
 
 
 class Aside(Screen[ScreenResultType]):
@@ -37,7 +37,7 @@ class Aside(Screen[ScreenResultType]):
         self.run_worker(run, thread=True)
 
     def tell(self, error: R1Error) -> None:
-        self.notify(clean(f"{error.message}\n{error.hint}".strip()), severity="error", markup=False)
+        self.notify(text_of(error), severity="error", markup=False)
 
     def on_aside_ready(self, message: Ready) -> None:
         message.then()

@@ -23,6 +23,7 @@ from r1local.tui.commands import COMMANDS
 from r1local.tui.drafts import Drafts
 from r1local.tui.engines import Engines
 from r1local.tui.exchange import Exchange, Surroundings
+from r1local.tui.notices import text_of
 from r1local.tui.preferences import Preferences
 from r1local.tui.session import Session
 from r1local.tui.widgets import style_beside
@@ -126,7 +127,6 @@ class ChatScreen(Screen[None]):
         self._drafts.load()
         self.call_after_refresh(spare_the_collector)
         self.set_interval(_FRAME, self._tick)
-        self.sidebar.refresh_list(None)
 
     def on_composer_sent(self, message: Composer.Sent) -> None:
         self.exchange.send(message.text)
@@ -137,23 +137,25 @@ class ChatScreen(Screen[None]):
         if self._thinking != self.exchange.thinking:
             self._thinking = self.exchange.thinking
             self.refresh_bindings()
-        if self._listed != (self.session.id, self.exchange.reply is not None):
-            self._listed = (self.session.id, self.exchange.reply is not None)
+        if self._listed != self._to_list:
             self._list()
 
     def _ended(self) -> None:
         """A reply was, and is kept."""
         self._room()
-        self._list()
         self.refresh_bindings()
 
+    @property
+    def _to_list(self) -> tuple[int | None, bool]:
+        """What the list of conversations shows of this one: which it is, and whether a reply is under way."""
+        return self.session.id, self.exchange.reply is not None
+
     def _list(self) -> None:
-        under_way = [self.session.id] if self.exchange.reply is not None and self.session.id is not None else []
-        self.sidebar.refresh_list(self.session.id, under_way)
+        self._listed = conversation, under_way = self._to_list
+        self.sidebar.refresh_list(conversation, [conversation] if under_way and conversation is not None else [])
 
     def _tell(self, error: R1Error) -> None:
-        text = f"{error.message}\n{error.hint}" if error.hint else error.message
-        self.notify(text, severity="error", timeout=15, markup=False)
+        self.notify(text_of(error), severity="error", timeout=15, markup=False)
 
     # What is said below
 
@@ -201,7 +203,7 @@ class ChatScreen(Screen[None]):
         self._arrange()
         self.session.show(stored)
         self.transcript.show_turns(stored.turns, self.preferences.thought)
-        self.sidebar.refresh_list(stored.id)
+        self._list()
         self._room()
         self.composer.focus()
         if needle:
@@ -223,7 +225,7 @@ class ChatScreen(Screen[None]):
         if stored is not None:
             self.app.call_from_thread(self._show, stored)
         else:
-            self.app.call_from_thread(self.sidebar.refresh_list, self.session.id)
+            self.app.call_from_thread(self._list)
 
     def action_new(self) -> None:
         self.exchange.when_free(self.show_new)
@@ -232,7 +234,7 @@ class ChatScreen(Screen[None]):
         self.exchange.editing = None
         self.session.new()
         self.transcript.show_welcome(self._welcome())
-        self.sidebar.refresh_list(None)
+        self._list()
         self._room()
         self.composer.focus()
 

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from r1local import hardware
 from r1local.catalog import Catalog, Model
-from r1local.errors import LibraryMissing, R1Error
+from r1local.errors import R1Error
 from r1local.gguf_header import read_header
 from r1local.hardware import Hardware
 from r1local.hf_cache import cache_folder, cached_repos
@@ -20,7 +19,7 @@ from r1local.hub.partial import unfinished
 from r1local.names import quantization_in
 from r1local.plan import Plan, choose, shape_of_file
 from r1local.plan.outlook import Outlook, outlook
-from r1local.prepare.fit import Fit, fit_of, reason, recommended, shape_in_catalog
+from r1local.prepare.fit import Fit, fit_of, rates_here, reason, recommended
 from r1local.store import LocalModel, all_local
 from r1local.terminal import clean_line
 
@@ -76,7 +75,7 @@ class View:
 
 def look(catalog: Catalog, machine: Hardware, *, every: bool) -> View:
     """Every model in its recommended quantization, or in every one. Takes a second where nothing is remembered yet."""
-    rates = _rates(catalog, machine, every=every)
+    rates = rates_here(catalog, machine, every=every)
     best = recommended(catalog, machine, rates=rates)
     here = [_here(local, machine, rates, best) for local in all_local(catalog)]
     here.sort(key=lambda row: (bool(row.problem), row.name))
@@ -150,23 +149,6 @@ def _held(catalog: Catalog) -> Counter[tuple[str, str]]:
             if model is not None and any(one.repo == source.repo for source in model.gguf):
                 found[model.id, quantization_in(file).upper()] += one.held
     return found
-
-
-def _rates(catalog: Catalog, machine: Hardware, *, every: bool) -> Mapping[str, float]:
-    """What this processor's kernels get through, where the plan is for this processor; nothing without the library."""
-    if machine.processor != hardware.processor_name():
-        return {}
-    from r1local.engine.reading import reading_rates
-
-    mixes = {model.recommended for model in catalog.models}
-    if every:
-        mixes |= {quantization.name for quantization in catalog.quantizations}
-    shapes = [shape_in_catalog(catalog.models[0], catalog.quantization(mix)) for mix in mixes]
-    types = sorted({kind for shape in shapes for kind in shape.read_types if kind != "F32"})
-    try:
-        return reading_rates(types, machine.usable_cores, machine.memory_available)
-    except LibraryMissing:
-        return {}
 
 
 def disk_free() -> int:

@@ -17,6 +17,7 @@ from textual.widgets.option_list import Option
 from r1local.errors import R1Error
 from r1local.history import History, Hit
 from r1local.terminal import clean_line
+from r1local.tui.notices import text_of
 from r1local.tui.text.wrapping import cells
 from r1local.tui.widgets import style_beside
 from r1local.tui.widgets.find_bar import LineInput, fitted
@@ -131,7 +132,7 @@ class SearchScreen(Screen[Hit | None]):
         self._say()
 
     def _complain(self, error: R1Error) -> None:
-        self.app.notify(f"{error.message}\n{error.hint}", severity="error", markup=False)
+        self.app.notify(text_of(error), severity="error", markup=False)
 
     # Showing
 

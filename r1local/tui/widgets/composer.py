@@ -16,6 +16,7 @@ from textual.widget import Widget
 from r1local.errors import R1Error, UsageError, suggest
 from r1local.tui import attachments
 from r1local.tui.drafts import Drafts
+from r1local.tui.notices import text_of
 from r1local.tui.widgets import style_beside
 from r1local.tui.widgets.completion import Completion
 from r1local.tui.widgets.draft_area import DraftArea, Key
@@ -175,7 +176,7 @@ class Composer(Widget):
         self.post_message(self.Sent(text))
 
     def _complain(self, error: R1Error) -> None:
-        self.notify(f"{error.message}\n{error.hint}".strip(), severity="error", markup=False)
+        self.notify(text_of(error), severity="error", markup=False)
 
     # Other keys
 

@@ -20,6 +20,7 @@ from textual.widgets import Input, Static
 
 from r1local.errors import R1Error
 from r1local.history import History, Summary
+from r1local.tui.notices import text_of
 from r1local.tui.widgets import style_beside
 from r1local.tui.widgets.find_bar import LineInput, fitted
 
@@ -206,7 +207,7 @@ class Sidebar(Widget):
         self._answered = self._asked
         if error.message != self._complaint:
             self._complaint = error.message
-            self.app.notify(f"{error.message}\n{error.hint}", severity="error", markup=False)
+            self.app.notify(text_of(error), severity="error", markup=False)
 
     def _more(self) -> None:
         if not self._complete and self._asked == self._answered:
