@@ -42,7 +42,10 @@ class Screen:
     @property
     def text(self) -> str:
         past = ["".join(line[x].data for x in sorted(line)) for line in self._screen.history.top]
-        return "\n".join(line.rstrip() for line in [*past, *self._screen.display])
+        # Its own `display` fails on the half of a wide character that was left when the other was overwritten.
+        columns, lines, buffer = self._screen.columns, self._screen.lines, self._screen.buffer
+        now = ["".join(buffer[y][x].data for x in range(columns)) for y in range(lines)]
+        return "\n".join(line.rstrip() for line in [*past, *now])
 
     @property
     def title(self) -> str:
