@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmarks.bare import GREEDY, BareLoop
 from benchmarks.measure import arguments, in_own_process, interleaved, report
 from r1local.chat_types import Turn
-from r1local.conversation import ReplyReader
 from r1local.engine import EngineOptions, Request, open_engine
+from r1local.reader import ReplyReader
 
 PROMPT = tuple(range(1000, 1040))
 

@@ -2,113 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from r1local.answers import same
 from r1local.chat_types import Sampling, Turn
-from r1local.engine import Engine, Outcome, Piece, Request, Stream
+from r1local.engine import Engine, Outcome, Request, Stream
 from r1local.engine.stream import check_room
 from r1local.errors import UsageError
-from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, ThoughtEnd
+from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, Votes
+from r1local.many.row import Row
+from r1local.many.run import Finished, How, Run
+from r1local.many.votes import Same
+from r1local.reader import CLOSED, ReplyReader
 from r1local.template import THINK_CLOSE, THINK_OPEN, Prompt, Segment
-from r1local.thinking.parser import ThinkParser
-
-_CLOSED = f"\n{THINK_CLOSE}\n\n"
-"""How the distilled models end a thought."""
-
-
-class ReplyReader:
-    """Folds one engine stream into events and into the turn it makes.
-
-    Feed it what the stream yields; `finish` with the stream's outcome gives the last events, Done at the end.
-    Where many streams run at once, each has a reader of its own.
-    """
-
-    def __init__(self, *, thought_open: bool) -> None:
-        self._parser = ThinkParser(opened=thought_open)
-        self._thought_end: ThoughtEnd = "model"
-        self._thought: list[str] = []
-        self._answer: list[str] = []
-        self._think_tokens = 0
-        self._answer_tokens = 0
-        self._thought_ended_at: float | None = None
-        self._last_at = 0.0
-
-    @property
-    def thinking(self) -> bool:
-        return self._parser.thinking
-
-    @property
-    def think_tokens(self) -> int:
-        return self._think_tokens
-
-    @property
-    def thought(self) -> str:
-        return "".join(self._thought)
-
-    @property
-    def answer(self) -> str:
-        return "".join(self._answer)
-
-    def feed(self, piece: Piece) -> list[Event]:
-        was_thinking = self._parser.thinking
-        deltas = self._parser.feed(piece.text)
-        if was_thinking or (self._parser.thinking and not self._answer):
-            self._think_tokens += piece.tokens
-            self._thought_ended_at = piece.at
-        else:
-            self._answer_tokens += piece.tokens
-        self._last_at = piece.at
-        return self._keep(deltas)
-
-    @property
-    def drawn_tokens(self) -> int:
-        return self._think_tokens + self._answer_tokens
-
-    def begin(self, thought: str) -> list[Event]:
-        """Start with a thought that was not drawn, but given."""
-        return self._keep(self._parser.feed(thought))
-
-    def close_thought(self) -> list[Event]:
-        """The thought ends here, because the user wants it so."""
-        self._thought_end = "user"
-        return self._keep(self._parser.feed(_CLOSED))
-
-    def finish(self, outcome: Outcome) -> list[Event]:
-        events = self._keep(self._parser.flush())
-        done = Done(outcome.finish, self._stats(outcome), outcome.note, self._parser.closed, self._thought_end)
-        return [*events, done]
-
-    def turn(self, *, complete: bool) -> Turn:
-        """The assistant's turn that was read, for the history."""
-        return Turn("assistant", self.answer, self.thought or None, complete)
-
-    def _keep(self, deltas: Iterable[ThinkDelta | AnswerDelta]) -> list[Event]:
-        events: list[Event] = []
-        for delta in deltas:
-            (self._thought if isinstance(delta, ThinkDelta) else self._answer).append(delta.text)
-            events.append(delta)
-        return events
-
-    def _stats(self, outcome: Outcome) -> Stats:
-        first = outcome.first_token_at
-        fresh = outcome.prompt_tokens - outcome.reused_tokens
-        drawn = self.drawn_tokens
-        decode_seconds = self._last_at - first if first is not None else 0.0
-        return Stats(
-            prompt_tokens=outcome.prompt_tokens,
-            reused_tokens=outcome.reused_tokens,
-            think_tokens=self._think_tokens,
-            answer_tokens=self._answer_tokens,
-            time_to_first_token=first - outcome.submitted_at if first is not None else 0.0,
-            prefill_tokens_per_second=fresh / outcome.prefill_seconds if outcome.prefill_seconds > 0 else 0.0,
-            # The first token belongs to the prefill: n tokens take n - 1 steps.
-            decode_tokens_per_second=(drawn - 1) / decode_seconds if decode_seconds > 0 else 0.0,
-            think_seconds=(
-                self._thought_ended_at - first if first is not None and self._thought_ended_at is not None else 0.0
-            ),
-            total_seconds=outcome.ended_at - outcome.submitted_at,
-        )
 
 
 @dataclass
@@ -124,6 +31,13 @@ class Conversation:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     turns: list[Turn] = field(default_factory=list)
+    vote: int = 1
+    """Samples that vote on each reply; the first of them that gave the winning answer becomes the reply."""
+    vote_stop: bool = True
+    """No more samples than can change the winner."""
+    same: Same = same
+    """Whether two final answers are the same one."""
+    _run: Run | None = None
     _stream: Stream | None = None
     _reader: ReplyReader | None = None
     _cancel_wanted: bool = False
@@ -163,8 +77,13 @@ class Conversation:
         return self._reply(self.turns[: last + 1], thought)
 
     def skip_thinking(self) -> None:
-        """End the thought that is under way, from any thread; the answer follows. Without a thought nothing happens."""
+        """End the thought that is under way, from any thread; the answer follows. Without a thought nothing happens.
+
+        A vote ends with the answers there are, or with the first one that comes.
+        """
         self._answer_wanted = True
+        if self._run is not None:
+            self._run.settle()
         if self._stream is not None and self._reader is not None and self._reader.thinking:
             self._stream.cancel()
 
@@ -173,6 +92,8 @@ class Conversation:
         self._cancel_wanted = True  # for a prompt that is still being rendered and tokenized
         if self._stream is not None:
             self._stream.cancel()
+        if self._run is not None:
+            self._run.cancel()
 
     def clear(self) -> None:
         """Forget all turns but a system prompt."""
@@ -191,6 +112,8 @@ class Conversation:
             begun += reader.close_thought()
         request = self._request(prompt, reader) if begun else self._request(prompt)
         check_room(len(request.tokens), self.engine.n_ctx)
+        if self.vote > 1 and not begun:
+            return self._voted(turns)
         return self._played(turns, prompt, request, reader, begun)
 
     def _request(self, prompt: Prompt, begun: ReplyReader | None = None) -> Request:
@@ -201,7 +124,7 @@ class Conversation:
                 segments.append(Segment(THINK_OPEN + "\n", trusted=True))
             segments.append(Segment(begun.thought, trusted=False))
             if not begun.thinking:
-                segments += [Segment(_CLOSED, trusted=True), Segment(begun.answer, trusted=False)]
+                segments += [Segment(CLOSED, trusted=True), Segment(begun.answer, trusted=False)]
         most = self.max_tokens
         return Request(
             self.engine.encode(segments),
@@ -241,6 +164,44 @@ class Conversation:
             if stream.outcome is None:
                 stream.cancel()
             self._stream = None
+
+    def _voted(self, turns: list[Turn]) -> Iterator[Event]:
+        """Count the answers of many samples, then give one that won, whole."""
+        how = How(self.sampling, self.max_tokens, self.stop, samples=self.vote, stop_early=self.vote_stop)
+        run = self._run = Run(self.engine, how, parallel=self.vote, same=self.same)
+        finished: Finished | None = None
+        votes = Votes(self.vote)
+        try:
+            for step in run.steps([Row(0, "0", tuple(_as_sent(turns)))]):
+                if isinstance(step, Finished):
+                    finished = step
+                elif not self._cancel_wanted and (tally := next(iter(run.tallies), None)) is not None:
+                    votes = tally.standing(running=len(run.running), tokens=run.tokens)
+                    yield votes
+                if self._cancel_wanted:
+                    run.cancel()
+                elif self._answer_wanted:
+                    run.settle()
+        finally:
+            self._run = None
+        if finished is None:
+            yield Done("cancelled", Stats(), thought_closed=False, votes=votes)
+            return
+        if finished.error is not None:
+            raise finished.error
+        chosen = finished.chosen
+        assert chosen is not None
+        assert chosen.done is not None
+        assert finished.tally is not None
+        self._reader = chosen.reader
+        self._remember(turns, chosen.reader, complete=chosen.done.finish == "stop")
+        votes = finished.tally.standing(tokens=finished.spent)
+        yield votes
+        if chosen.reader.thought:
+            yield ThinkDelta(chosen.reader.thought)
+        if chosen.reader.answer:
+            yield AnswerDelta(chosen.reader.answer)
+        yield replace(chosen.done, votes=votes)
 
     def _submit(self, request: Request) -> Stream:
         stream = self._stream = self.engine.submit(request)

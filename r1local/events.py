@@ -1,8 +1,9 @@
 """What a reply is made of while it comes: the one stream every view is a loop over.
 
-    ThinkDelta*  AnswerDelta*  Done
+    Votes*  ThinkDelta*  AnswerDelta*  Done
 
-Deltas may alternate when a model thinks twice. `Done` comes exactly once, last, unless an error is raised.
+Votes come only where several samples vote on one reply. Deltas may alternate when a model thinks twice. `Done` comes
+exactly once, last, unless an error is raised.
 """
 
 from __future__ import annotations
@@ -26,6 +27,26 @@ class AnswerDelta:
     """A further piece of the answer."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """How a vote of several samples stands."""
+
+    wanted: int
+    """Samples that may vote."""
+    counted: int = 0
+    """Those that have ended."""
+    running: int = 0
+    tokens: int = 0
+    """Drawn by all samples together."""
+    counts: tuple[tuple[str, int], ...] = ()
+    """Answers and their votes, most votes first; samples without an answer are in no count."""
+
+    @property
+    def agreement(self) -> float:
+        """Share of the counted samples that gave the first answer."""
+        return self.counts[0][1] / self.counted if self.counts else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +82,18 @@ class Done:
     """False when the reply ended inside the thought: there is no answer then."""
     thought_end: ThoughtEnd = "model"
     """Who closed the thought: the model itself, or the user who wanted the answer."""
+    votes: Votes | None = None
+    """How the vote ended that chose this reply; its stats are those of the reply alone."""
 
 
-Event = ThinkDelta | AnswerDelta | Done
+Event = Votes | ThinkDelta | AnswerDelta | Done
 
 
 def as_json(event: Event) -> dict[str, Any]:
-    """The event as a JSON object, its `type` first: think, answer or done."""
+    """The event as a JSON object, its `type` first: votes, think, answer or done."""
     match event:
+        case Votes():
+            return {"type": "votes", **asdict(event)}
         case ThinkDelta(text):
             return {"type": "think", "text": text}
         case AnswerDelta(text):

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import pytest
 
 from r1local.chat_types import Sampling, Turn
-from r1local.conversation import Conversation, ReplyReader, with_system
+from r1local.conversation import Conversation, with_system
 from r1local.engine.scripted import Script, ScriptedEngine
 from r1local.engine.stream import Outcome, Piece, Request, Stream
 from r1local.errors import ContextFull, EngineError, UsageError
 from r1local.events import AnswerDelta, Done, Event, ThinkDelta
+from r1local.reader import ReplyReader
 from r1local.template import ChatTemplate
 from tests.conftest import THINKING_SCRIPT
 from tests.makers import CHATML, R1_TEMPLATE_V1, R1_TEMPLATE_V2

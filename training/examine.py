@@ -27,9 +27,9 @@ from quantize.recipes import Wish
 from r1local import hardware
 from r1local.catalog import load_catalog
 from r1local.chat_types import Sampling, Turn
-from r1local.conversation import ReplyReader
 from r1local.engine import EngineOptions, LlamaEngine, Piece, Request, merge, open_engine
 from r1local.errors import R1Error
+from r1local.reader import ReplyReader
 from r1local.settings import Settings, merge_sampling
 from training.phrases import WORDS, Language
 from training.problems import Kind, Lesson, lesson

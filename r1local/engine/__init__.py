@@ -34,9 +34,13 @@ class EngineOptions:
     """How to load a model. None leaves the choice to the plan for this machine."""
 
     n_ctx: int | None = None
-    """Tokens of context, shared by all sequences."""
+    """Tokens of context, of all sequences together."""
     n_seq_max: int = 1
     """Replies that may be under way at once."""
+    kv_unified: bool = True
+    """One pool of context for all sequences: each may take what the others leave. Otherwise each has an equal part of
+    its own, which is faster where many are long.
+    """
     n_threads: int | None = None
     n_gpu_layers: int | None = None
     """Layers on GPUs, the output counted as one more; -1 is all."""

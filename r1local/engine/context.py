@@ -56,8 +56,13 @@ class Batch:
         `want_last`: logits of the last token are wanted.
         """
         first, last = self.size, self.size + len(tokens)
+        if len(tokens) == 1:  # slices of one cost five times as much
+            self._tokens[first], self._positions[first] = tokens[0], start
+            self._sequences[first], self._wanted[first] = sequence, want_last
+            self.size = last
+            return first
         self._tokens[first:last] = tokens
-        self._positions[first:last] = range(start, start + len(tokens)) if len(tokens) > 1 else start
+        self._positions[first:last] = range(start, start + len(tokens))
         self._sequences[first:last] = sequence
         self._wanted[first:last] = 0
         self._wanted[last - 1] = want_last
@@ -80,8 +85,13 @@ class Context:
         n_seq_max: int,
         n_threads: int,
         kv_type: str = "f16",
+        kv_unified: bool = True,
     ) -> None:
-        """`kv_type`: of keys and values, a name in plan.KV_TYPES. Raises OutOfMemory."""
+        """`n_ctx`: tokens of all sequences together. `kv_type`: of keys and values, a name in plan.KV_TYPES.
+
+        `kv_unified`: one pool of cells for all sequences, in which a common prefix is stored once, but each looks
+        through the cells of all; otherwise each has an equal part of its own. Raises OutOfMemory.
+        """
         self._lib = lib = library()
         params = lib.llama_context_default_params()
         params.n_ctx = n_ctx
@@ -91,8 +101,7 @@ class Context:
         # from n_batch rows of the vocabulary (311 MB for a distill) to one a sequence.
         params.n_outputs_max = n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
-        # One pool of cells for all sequences, so that a shared prefix is stored once.
-        params.kv_unified = True
+        params.kv_unified = kv_unified
         # By itself the library turns it off where a device has no kernel for it; quantized values cannot do without.
         params.flash_attn_type = 0 if not features.flash_attention else -1 if kv_type == "f16" else 1
         params.type_k = params.type_v = _KV_TYPE_IDS[kv_type]
@@ -118,7 +127,9 @@ class Context:
                 "Try a smaller one: --ctx " + str(max(2048, n_ctx // 2)),
             )
         self._memory = lib.llama_get_memory(self.pointer)
-        self.n_ctx: int = lib.llama_n_ctx(self.pointer)
+        self.kv_unified = kv_unified
+        self.n_ctx: int = lib.llama_n_ctx_seq(self.pointer)
+        """Most tokens of one sequence; where they share, of all together."""
         self.n_batch: int = lib.llama_n_batch(self.pointer)
         """Most tokens in one decode call: what was asked for, or the context where that is smaller."""
 
@@ -154,9 +165,30 @@ class Context:
         """
         return bool(self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1))
 
-    def copy(self, source: int, target: int, end: int) -> None:
-        """Let `target` have the tokens of `source` up to position `end`; they are shared, not copied."""
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+    def share(self, source: int, target: int, end: int) -> bool:
+        """Let `target`, which is empty, have the tokens of `source` up to position `end`.
+
+        In one pool their cells are shared, otherwise all of `source` is copied and the rest is forgotten again. False
+        when that failed; `target` is empty then.
+        """
+        if self.kv_unified:
+            self._lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+            return True
+        return self.restore(target, self.save(source)) and self.remove(target, end)
+
+    def save(self, sequence: int) -> Any:
+        """Keys and values of a sequence, as bytes that `restore` takes."""
+        size = self._lib.llama_state_seq_get_size(self.pointer, sequence)
+        data = (ctypes.c_uint8 * size)()
+        written = self._lib.llama_state_seq_get_data(self.pointer, data, size, sequence)
+        return data if written == size else b""
+
+    def restore(self, sequence: int, data: Any) -> bool:
+        """Give a sequence what `save` gave. False when there is no room for it, or nothing; it is empty then."""
+        if len(data) and self._lib.llama_state_seq_set_data(self.pointer, data, len(data), sequence):
+            return True
+        self.remove(sequence)
+        return False
 
     def logits(self, row: int, n_vocab: int) -> Any:
         """The logits of batch position `row`, float32 of shape (n_vocab,), a view valid until the next decode."""

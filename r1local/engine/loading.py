@@ -76,6 +76,7 @@ def load(
         n_threads=options.n_threads,
         n_batch=options.n_batch,
         n_seq_max=options.n_seq_max,
+        kv_unified=options.kv_unified,
         repack=options.repack,
         margin=options.margin,
         process_bytes=_memory_held(),
@@ -92,7 +93,7 @@ def load(
     remembered = learnt.lowered(key, _memory_free(machine))
     if remembered is not None:
         plan = choose(shape, machine, _as_remembered(wishes, remembered, plan))
-    if plan.n_ctx > shape.trained_context > 0:
+    if plan.settings.n_ctx_seq > shape.trained_context > 0:
         on_notice(f"This model was trained for {shape.trained_context:,} tokens; it gets worse beyond them.")
     for warning in plan.warnings:
         on_notice(warning)
@@ -142,6 +143,7 @@ def _load(path: Path, plan: Plan, features: Features, on_progress: Callable[[flo
             n_seq_max=settings.n_seq_max,
             n_threads=plan.n_threads,
             kv_type=settings.kv_type,
+            kv_unified=settings.kv_unified,
         )
     except BaseException:
         model.close()

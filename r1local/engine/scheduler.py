@@ -17,7 +17,7 @@ from r1local.engine.context import Batch, Context
 from r1local.engine.model import Model
 from r1local.engine.sampler import Sampler
 from r1local.engine.slots import Admission, Job, Slot, Slots
-from r1local.engine.stream import Outcome, Piece, Request, Stream, check_room
+from r1local.engine.stream import Outbox, Outcome, Piece, Request, Stream, check_room
 from r1local.engine.text import TextAssembler
 from r1local.errors import EngineError, R1Error
 from r1local.events import Finish
@@ -27,6 +27,9 @@ from r1local.events import Finish
 ROUND_SECONDS = 0.25
 _FIRST_CHUNK = 64
 _SMALLEST_CHUNK = 16
+# Where each sequence has cells of its own, the library computes neighbouring sequences together: a gap of up to so
+# many idle ones is bridged by a token that is forgotten again, for less than a second pass over the weights.
+_WORTH_BRIDGING = 3
 # A decode call is stopped for a cancelled job only when at least so many of its tokens are in it.
 _WORTH_INTERRUPTING = 16
 
@@ -45,6 +48,9 @@ class Scheduler:
         self._slots = Slots(context, n_seq_max)
         self._waiting: deque[Job] = deque()
         self._calls: SimpleQueue[Job | None] = SimpleQueue()
+        self._outbox = Outbox()
+        self._bridges: list[Slot] = []
+        """Idle slots with a token in the batch that is not theirs."""
         self._chunk = _FIRST_CHUNK
         """Prompt tokens in a round while others are running."""
         # Any thread may submit and cancel, and a signal handler may cancel in the middle of either.
@@ -180,11 +186,14 @@ class Scheduler:
         elapsed = time.perf_counter() - began
         with self._lock:
             self._decoding = {}
+        for slot in self._bridges:
+            self._slots.take_back(slot)
         if result == Context.OK:
             self._account(parts, elapsed)
             for slot, _, row in parts:
                 if slot.pending == 0:
                     self._draw(slot, row)
+            self._outbox.send_if_due()
             return
         for slot, _, _ in parts:
             self._slots.take_back(slot)
@@ -192,20 +201,36 @@ class Scheduler:
             self._give_way()
 
     def _fill_batch(self) -> list[_Part]:
-        batch = self._batch
-        batch.clear()
+        self._batch.clear()
+        self._bridges = []
+        room = self._batch.capacity
         active = self._slots.active
-        running = [slot for slot in active if not slot.reading]
-        parts = [self._add(slot, 1) for slot in running[: batch.capacity]]
-        room = batch.capacity - batch.size
-        if parts:
+        counts = {slot: 1 for slot in active if not slot.reading}
+        counts = dict(list(counts.items())[:room])
+        room -= len(counts)
+        if counts:
             room = min(room, self._chunk)
         for slot in active:
             if slot.reading and room > 0:
-                count = min(slot.pending, room)
-                room -= count
-                parts.append(self._add(slot, count))
+                counts[slot] = min(slot.pending, room)
+                room -= counts[slot]
+        if self._context.kv_unified:
+            return [self._add(slot, count) for slot, count in counts.items()]
+        parts: list[_Part] = []
+        for slot in sorted(counts, key=lambda slot: slot.sequence):
+            if parts:
+                self._bridge(parts[-1][0].sequence, slot.sequence, room)
+            parts.append(self._add(slot, counts[slot]))
         return parts
+
+    def _bridge(self, low: int, high: int, room: int) -> None:
+        """Let the library see the sequences between two that are in the batch, where they are few and idle."""
+        if not 1 < high - low <= _WORTH_BRIDGING + 1 or room < len(self._bridges) + _WORTH_BRIDGING:
+            return
+        for slot in self._slots.idle_between(low, high):
+            self._slots.make_room_for_one(slot)
+            self._batch.add(slot.sequence, (0,), len(slot.tokens), want_last=False)
+            self._bridges.append(slot)
 
     def _add(self, slot: Slot, count: int) -> _Part:
         assert slot.job is not None
@@ -238,7 +263,7 @@ class Scheduler:
             return
         job.tokens.append(token)
         job.drawn += 1
-        job.stream.put(Piece(job.text.feed(self._model.piece(token)), 1, now))
+        self._outbox.add(job.stream, Piece(job.text.feed(self._model.piece(token)), 1, now))
         limit = job.request.max_tokens
         if job.text.stopped:
             self._finish(job, "stop")
@@ -268,7 +293,7 @@ class Scheduler:
         rest = job.text.flush()
         now = time.perf_counter()
         if rest:
-            job.stream.put(Piece(rest, 0, now))
+            self._outbox.add(job.stream, Piece(rest, 0, now))
         self._end(
             job,
             Outcome(
@@ -288,4 +313,5 @@ class Scheduler:
             self._jobs.pop(job.stream, None)
         self._slots.release(job)
         job.sampler.close()
+        self._outbox.send()
         job.stream.put(last)

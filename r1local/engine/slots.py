@@ -11,6 +11,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,14 @@ from r1local.engine.text import TextAssembler
 
 # A common prefix shorter than this is decoded again rather than waited for.
 _WORTH_WAITING = 32
-# Tokens that each running job can still draw when another one is let in beside it.
+# Tokens that each running job can still draw when another one is let in beside it, and when one returns that had to
+# give way before: it must not be sent back at once.
 _ROOM_TO_GROW = 16
+_ROOM_TO_RETURN = 128
+# A prefix is copied from a sequence at most so many times as long: copying a token took a hundredth of decoding it.
+_WORTH_COPYING = 32
+# Bytes of memory that jobs which gave way may keep for their return.
+_MOST_SAVED = 2 << 30
 
 
 @dataclass(eq=False)
@@ -39,6 +46,9 @@ class Job:
     reused: int = 0
     first_token_at: float | None = None
     prefill_seconds: float = 0.0
+    saved: Any = b""
+    """Keys and values of a job that gave way."""
+    saved_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -77,6 +87,7 @@ class Slots:
         self._context = context
         self._slots = [Slot(sequence) for sequence in range(count)]
         self._next_cell = 0
+        self._saved_bytes = 0
 
     @property
     def active(self) -> list[Slot]:
@@ -93,13 +104,20 @@ class Slots:
         if not idle:
             return Admission.NO_ROOM
         best, common = self._best_prefix(job)
-        if self._worth_waiting(job, common):
+        if job.saved and job.saved_tokens > common:
+            common = 0  # what it had is given back whole
+        elif self._worth_waiting(job, common):
             return Admission.LATER
         slot = self._choose(idle, best, common)
         if not self._make_room(job, slot, best, common):
             return Admission.NO_ROOM
         self._place(job, slot, best, common)
         return Admission.PLACED
+
+    def idle_between(self, low: int, high: int) -> list[Slot]:
+        """The slots of the sequences between two, if all of them are idle."""
+        between = self._slots[low + 1 : high]
+        return between if all(slot.job is None for slot in between) else []
 
     def advance(self, slot: Slot, count: int) -> None:
         """Note that the next `count` tokens of the slot's job are in the cache now."""
@@ -109,21 +127,31 @@ class Slots:
         slot.cells.extend(range(self._next_cell, self._next_cell + count))
         self._next_cell += count
 
+    def make_room_for_one(self, slot: Slot) -> None:
+        """See that an idle sequence is not full to the last cell."""
+        if len(slot.tokens) >= self._context.n_ctx:
+            self._trim(slot, 0)
+
     def take_back(self, slot: Slot) -> None:
         """Remove from the cache what an interrupted decode call may have left behind the slot's tokens."""
         self._context.remove(slot.sequence, len(slot.tokens))
 
     def release(self, job: Job) -> None:
         """The job is over; its slot keeps the tokens for a request that begins alike."""
+        self._forget_saved(job)
         for slot in self._slots:
             if slot.job is job:
                 slot.job = None
                 slot.used_at = time.perf_counter()
 
     def preempt(self, slot: Slot) -> Job:
-        """Take the slot from its job, which has to read all its tokens again later."""
+        """Take the slot from its job, which gets its tokens back later, or reads them again."""
         assert slot.job is not None
         job, slot.job = slot.job, None
+        saved = self._context.save(slot.sequence)
+        if self._saved_bytes + len(saved) <= _MOST_SAVED:
+            job.saved, job.saved_tokens = saved, len(slot.tokens)
+            self._saved_bytes += len(saved)
         self._trim(slot, 0)
         return job
 
@@ -142,7 +170,10 @@ class Slots:
         """
         lengths = [min(_common(slot.tokens, job.tokens), len(job.tokens) - 1) for slot in self._slots]
         length = max(lengths)
-        return self._slots[lengths.index(length)], length
+        best = self._slots[lengths.index(length)]
+        if not self._context.kv_unified and length * _WORTH_COPYING < len(best.tokens):
+            return best, 0
+        return best, length
 
     def _worth_waiting(self, job: Job, common: int) -> bool:
         """Whether a running job is just reading a longer common prefix."""
@@ -158,16 +189,18 @@ class Slots:
         if best in idle and common * 2 >= len(best.tokens):
             return best
         others = [slot for slot in idle if slot is not best] or idle
-        return min(others, key=lambda slot: (len(slot.tokens) > 0, slot.used_at))
+        return min(others, key=lambda slot: (len(slot.tokens) > 0, slot.used_at, slot.sequence))
 
     def _make_room(self, job: Job, slot: Slot, best: Slot, common: int) -> bool:
         """See that the prompt fits the KV cache, forgetting idle slots where it must be.
 
         Beside running jobs it must leave all of them room to grow, or one would be sent back at once.
         """
+        if not self._context.kv_unified:
+            return True
         kept = [other for other in self._slots if other is not slot]
         running = sum(1 for other in kept if other.job)
-        growth = _ROOM_TO_GROW * (running + 1) if running else 1
+        growth = (_ROOM_TO_RETURN if job.saved_tokens else _ROOM_TO_GROW) * (running + 1) if running else 1
         while True:
             cells = _distinct([other.cells for other in kept] + [best.cells[:common]])
             if cells + len(job.tokens) - common + growth <= self._context.n_ctx:
@@ -181,16 +214,26 @@ class Slots:
             return True
 
     def _place(self, job: Job, slot: Slot, best: Slot, common: int) -> None:
-        if slot is best:
+        if job.saved and not common:
+            self._trim(slot, 0)
+            if self._context.restore(slot.sequence, job.saved):
+                slot.tokens = job.tokens[: job.saved_tokens]
+                slot.cells = array("q", range(self._next_cell, self._next_cell + job.saved_tokens))
+                self._next_cell += job.saved_tokens
+        elif slot is best:
             self._trim(slot, common)
         else:
             self._trim(slot, 0)
-            if common:
-                self._context.copy(best.sequence, slot.sequence, common)
+            if common and self._context.share(best.sequence, slot.sequence, common):
                 slot.tokens, slot.cells = best.tokens[:common], best.cells[:common]
+        self._forget_saved(job)
         slot.job = job
         if job.drawn == 0:
             job.reused = len(slot.tokens)
+
+    def _forget_saved(self, job: Job) -> None:
+        self._saved_bytes -= len(job.saved)
+        job.saved = b""
 
     def _trim(self, slot: Slot, length: int) -> None:
         """Forget what the slot holds behind `length` tokens."""

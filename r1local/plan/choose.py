@@ -32,13 +32,14 @@ class Wishes:
     """What the user fixed, and what the installed library can do. None leaves the choice to the planner."""
 
     n_ctx: int | None = None
-    """Tokens of context, shared by all sequences."""
+    """Tokens of context, of all sequences together."""
     kv_type: str | None = None
     n_gpu_layers: int | None = None
     """Layers on GPUs, the output counted as one more; -1 is all."""
     n_threads: int | None = None
     n_batch: int | None = None
     n_seq_max: int = 1
+    kv_unified: bool = True
     flash_attention: bool | None = None
     """False where the library cannot: the KV cache is f16 then."""
     repack: bool | None = None
@@ -94,7 +95,7 @@ class Plan:
     def enough_context(self) -> bool:
         """Whether every sequence has room for a thought."""
         each = min(LEAST_CONTEXT, self.shape.trained_context or LEAST_CONTEXT)
-        return self.n_ctx >= each * self.settings.n_seq_max
+        return self.n_ctx >= each * self.settings.n_seq_max  # however it is shared
 
 
 def choose(shape: Shape, machine: Hardware, wishes: Wishes = NO_WISHES) -> Plan:
@@ -188,6 +189,7 @@ def _build(shape: Shape, machine: Hardware, wishes: Wishes, n_ctx: int, kv_type:
         flash_attention=flash_attention,
         gpu_layers=(),
         repack=repack,
+        kv_unified=wishes.kv_unified,
     )
     if machine.gpus:
         shares = _shares(shape, machine.gpus, settings, offload, wishes)
@@ -227,7 +229,7 @@ def _shares(shape: Shape, gpus: Sequence[Gpu], settings: Settings, offload: int,
     if len(gpus) == 1 or not offload:
         return (offload, *(0 for _ in gpus[1:]))
     batch = memory.Batch(
-        settings.n_ctx, settings.n_ubatch, settings.n_seq_max, settings.flash_attention, settings.kv_type
+        settings.n_ctx_seq, settings.n_ubatch, settings.n_seq_max, settings.flash_attention, settings.kv_type
     )
     compute = memory.compute_bytes(shape, batch, on_gpu=True)
     if offload <= shape.layers:

@@ -65,6 +65,7 @@ class Batch:
     """What decides how large the intermediate results of one decode call are."""
 
     n_ctx: int
+    """Of one sequence."""
     n_ubatch: int
     n_outputs: int
     """Tokens whose logits are wanted."""
@@ -129,6 +130,13 @@ class Settings:
     """Layers on each GPU from the last one back, the output counted as one more; () without a GPU."""
     repack: bool = False
     """Weights copied into this processor's own layout, rather than used as they lie in the file."""
+    kv_unified: bool = True
+    """One pool of cells for all sequences; otherwise each has an equal part of its own, and looks at nothing else."""
+
+    @property
+    def n_ctx_seq(self) -> int:
+        """Tokens that one sequence may have."""
+        return self.n_ctx if self.kv_unified else self.n_ctx // self.n_seq_max
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +170,7 @@ def uses(
 ) -> tuple[Use, ...]:
     """The processor's share first, then each GPU's. `gpus`: name and kind of each. Rooms are left at 0."""
     n_ctx, kv_type = settings.n_ctx, settings.kv_type
-    batch = Batch(n_ctx, settings.n_ubatch, settings.n_seq_max, settings.flash_attention, kv_type)
+    batch = Batch(settings.n_ctx_seq, settings.n_ubatch, settings.n_seq_max, settings.flash_attention, kv_type)
     host, *cards = placements(shape, settings.gpu_layers)
     host_weights = host.read_bytes(shape) + (0 if host.output and shape.tied else shape.embedding_bytes)
     found = [
@@ -207,5 +215,5 @@ def _program_bytes(shape: Shape, settings: Settings) -> int:
     per_token = VOCABULARY_BYTES + CANDIDATE_BYTES * settings.n_seq_max
     widest = shape.feed_forward * 9 // 8
     if not settings.flash_attention and sum(settings.gpu_layers) <= shape.layers:
-        widest = max(widest, 2 * shape.heads * padded_context(settings.n_ctx))
-    return MODEL_BYTES + per_token * shape.vocabulary + min(settings.n_ubatch, settings.n_ctx) * widest
+        widest = max(widest, 2 * shape.heads * padded_context(settings.n_ctx_seq))
+    return MODEL_BYTES + per_token * shape.vocabulary + min(settings.n_ubatch, settings.n_ctx_seq) * widest
