@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from r1local import paths
 from r1local.chat_types import Sampling, ThinkMode
-from r1local.errors import SettingsError, suggest
+from r1local.errors import SettingsError, UsageError, suggest
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,8 @@ class Settings:
     """MiB of each device's memory that are left to others."""
     max_tokens: int | None = None
     """Most tokens of a reply, its thought included."""
+    vote: int | None = None
+    """Samples of each reply, of which the majority wins; 1 is none of that."""
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -52,8 +54,8 @@ class Settings:
     dry_allowed_length: int | None = None
 
 
-_LEAST = {"ctx": 256, "threads": 1, "gpu_layers": -1, "batch": 32, "margin": 0, "max_tokens": 1}
-_MOST = {"threads": 4096, "gpu_layers": 10_000, "batch": 1 << 16, "margin": 1 << 30}
+_LEAST = {"ctx": 256, "threads": 1, "gpu_layers": -1, "batch": 32, "margin": 0, "max_tokens": 1, "vote": 1}
+_MOST = {"threads": 4096, "gpu_layers": 10_000, "batch": 1 << 16, "margin": 1 << 30, "vote": 256}
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -90,6 +92,14 @@ def parse_settings(data: Mapping[str, Any], where: str) -> Settings:
         if key in _MOST and value > _MOST[key]:
             raise SettingsError(f"{where}: {key} must be at most {_MOST[key]}.")
     return Settings(**{key: _as_declared(value, hints[key]) for key, value in data.items()})
+
+
+def parse_vote(text: str) -> int:
+    """How many samples shall vote, as somebody typed it. Raises UsageError."""
+    most = _MOST["vote"]
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+        raise UsageError(f"A vote takes 1 to {most} samples, not {text!r}.", "For example: /vote 8; /vote 1 ends it.")
+    return int(text)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from r1local.settings import Settings, load_settings, merge_sampling, parse_sett
 
 TEXTS = {"model", "system"}
 WHOLE_NUMBERS = {
-    "ctx", "threads", "gpu_layers", "batch", "margin", "max_tokens", "top_k", "seed", "repeat_last_n",
+    "ctx", "threads", "gpu_layers", "batch", "margin", "max_tokens", "vote", "top_k", "seed", "repeat_last_n",
     "dry_allowed_length",
 }  # fmt: skip
 NUMBERS = {

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from r1local import __version__
-from r1local.cli import guarded
+from r1local.cli import guarded, options
 from r1local.cli.backend_commands import backend_commands
 from r1local.cli.machine_commands import add_machine_commands
+from r1local.cli.many_commands import add_many_commands
 from r1local.errors import ExitCode
 
 _EPILOG = "Exit codes: " + ", ".join(
@@ -65,10 +66,7 @@ def chat(
         list[str] | None,
         typer.Argument(help="What to ask. Without it: what is piped in, or a conversation."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Catalog name or alias, with :QUANT if you like, or a .gguf file."),
-    ] = None,
+    model: options.Model = None,
     think: Annotated[
         str | None,
         typer.Option(help="The thought: show, fold (one live line), hide, or only.", metavar="MODE"),
@@ -81,29 +79,22 @@ def chat(
         bool, typer.Option("--raw", help="Into a pipe: the answer as it is, control characters included.")
     ] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Tokens and speeds on stderr afterwards.")] = False,
-    system: Annotated[str | None, typer.Option(help="System prompt. DeepSeek advises against one for R1.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy; R1 wants 0.5 to 0.7.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling; 1 is off.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Keep so many likeliest tokens; 0 is off.")] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option("--min-p", help="Drop tokens below this share of the likeliest; 0 is off."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same reply.")] = None,
-    repeat_penalty: Annotated[float | None, typer.Option(help="1 is off.")] = None,
-    dry: Annotated[float | None, typer.Option("--dry", help="DRY multiplier against repetition; 0 is off.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "-n", help="Most tokens of a reply, thought included.")
-    ] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer. May be given again.")] = None,
-    ctx: Annotated[int | None, typer.Option(help="Tokens of context. Without it: what memory allows.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads. Without it: the usable cores.")] = None,
-    gpu_layers: Annotated[
-        int | None, typer.Option("--gpu-layers", help="Layers on the GPU, -1 is all. Without it: what fits.")
-    ] = None,
-    kv: Annotated[
-        str | None, typer.Option("--kv", help="Type of the KV cache: f16, q8_0 or q4_0.", metavar="TYPE")
-    ] = None,
+    vote: options.Vote = None,
+    vote_stop: options.VoteStop = True,
+    system: options.System = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    dry: options.Dry = None,
+    max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
+    ctx: options.Ctx = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = None,
+    kv: options.KvType = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Pull a model that is not here without asking.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Never offer to pull; open no connection.")] = False,
     plain: Annotated[
@@ -116,15 +107,16 @@ def chat(
     """
     from r1local.cli.chat import ChatFlags, run_chat
 
-    settings = {
-        "model": model, "think": think, "system": system, "temperature": temperature, "top_p": top_p, "top_k": top_k,
-        "min_p": min_p, "seed": seed, "repeat_penalty": repeat_penalty, "dry_multiplier": dry,
-        "max_tokens": max_tokens, "ctx": ctx, "threads": threads, "gpu_layers": gpu_layers, "kv_type": kv,
-    }  # fmt: skip
+    settings = options.given(
+        model=model, think=think, system=system, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        seed=seed, repeat_penalty=repeat_penalty, dry_multiplier=dry, max_tokens=max_tokens, ctx=ctx, threads=threads,
+        gpu_layers=gpu_layers, kv_type=kv, vote=vote,
+    )  # fmt: skip
     run_chat(
         ChatFlags(
             prompt=" ".join(prompt or ()),
-            settings={name: value for name, value in settings.items() if value is not None},
+            settings=settings,
+            vote_stop=vote_stop,
             stop=tuple(stop or ()),
             json=json_,
             events=events,
@@ -355,3 +347,4 @@ def export(
 
 app.add_typer(backend_commands(_EPILOG), name="backend")
 add_machine_commands(app, _EPILOG)
+add_many_commands(app, _EPILOG)

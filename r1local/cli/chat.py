@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from r1local import hardware
+from r1local.answers import Judge
 from r1local.catalog import Catalog, load_catalog
 from r1local.chat_types import Sampling, ThinkMode
 from r1local.cli.integrity import check_once
@@ -42,6 +42,7 @@ class ChatFlags:
     settings: dict[str, Any]
     """Flags that config.toml knows too, by its names."""
     stop: tuple[str, ...] = ()
+    vote_stop: bool = True
     json: bool = False
     events: bool = False
     raw: bool = False
@@ -90,15 +91,27 @@ def run_chat(flags: ChatFlags) -> None:
     check_once(local, output)
     engine = load(local, settings, output)
     mark_used(local.path)
+    judge = Judge()
     try:
         for sentence in template_warnings(local, engine):
             output.line(sentence)
-        conversation = Conversation(engine, sampling, settings.max_tokens, flags.stop, with_system(settings.system))
+        conversation = Conversation(
+            engine, sampling, settings.max_tokens, flags.stop, with_system(settings.system),
+            vote=settings.vote or 1, vote_stop=flags.vote_stop, same=judge.same,
+        )  # fmt: skip
         if interactive:
             from r1local.cli.repl import run_repl
 
-            about = partial(plan_line, engine.loaded)
-            run_repl(conversation, output, settings.think or "fold", name=local.name, stats=flags.stats, about=about)
+            def vote(samples: int) -> None:
+                nonlocal engine
+                engine.close()
+                engine = load(local, dataclasses.replace(settings, vote=samples), output)
+                conversation.engine, conversation.vote = engine, samples
+
+            run_repl(
+                conversation, output, settings.think or "fold", name=local.name, stats=flags.stats,
+                about=lambda: plan_line(engine.loaded), vote=vote,
+            )  # fmt: skip
         else:
             _one_shot(conversation, prompt, output, flags, settings.think, local.name)
             if flags.stats:
@@ -106,6 +119,7 @@ def run_chat(flags: ChatFlags) -> None:
     finally:
         output.close()
         engine.close()
+        judge.close()
 
 
 def _settings(flags: ChatFlags) -> tuple[Settings, Settings]:
@@ -158,7 +172,7 @@ def load(local: LocalModel, settings: Settings, output: Output) -> LlamaEngine:
     try:
         return open_engine(
             local.path,
-            options_of(settings),
+            options_for(local, settings),
             thinks=local.model.thinks if local.model else None,
             on_notice=output.line,
             on_progress=progress,
@@ -176,6 +190,17 @@ def options_of(settings: Settings) -> EngineOptions:
         n_batch=settings.batch,
         margin=None if settings.margin is None else settings.margin << 20,
     )
+
+
+def options_for(local: LocalModel, settings: Settings) -> EngineOptions:
+    """With room for all samples of a vote at once, or for as many as the plan allows."""
+    options = options_of(settings)
+    samples = settings.vote or 1
+    if samples == 1:
+        return options
+    from r1local.batch.opening import planned
+
+    return planned(local.path, options, replies=samples, max_tokens=settings.max_tokens)
 
 
 def _one_shot(
@@ -221,6 +246,7 @@ def _as_json(conversation: Conversation, prompt: str, output: Output, flags: Cha
                 "finish": done.finish,
                 "note": done.note,
                 "thought_closed": done.thought_closed,
+                **({"votes": dataclasses.asdict(done.votes)} if done.votes else {}),
                 "stats": dataclasses.asdict(done.stats),
             }
         )

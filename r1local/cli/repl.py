@@ -18,11 +18,13 @@ from r1local.cli.reply import ReplyView, stats_line
 from r1local.conversation import Conversation
 from r1local.errors import ContextFull, R1Error, UsageError, suggest
 from r1local.events import Done, Event
+from r1local.settings import parse_vote
 
 _HELP = """\
 /think            the last thought in full
 /think MODE       show thoughts, fold them to one line, hide them, or show only them
 /retry            another reply to the last question
+/vote K           ask K times at once and take the answer most agree on; /vote 1 ends it
 /clear            forget the conversation
 /save FILE        write it to FILE: Markdown, or JSON where the name ends in .json
 /stats            tokens and speeds of the last reply, how the model runs, and its memory
@@ -44,7 +46,9 @@ class Repl:
         name: str,
         stats: bool,
         about: Callable[[], str] = str,
+        vote: Callable[[int], None] = lambda _: None,
     ) -> None:
+        self._vote_of = vote
         self._conversation = conversation
         self._output = output
         self._mode: ThinkMode = mode
@@ -55,6 +59,7 @@ class Repl:
         self._commands: dict[str, Callable[[str], None]] = {
             "/think": self._think,
             "/retry": self._retry,
+            "/vote": self._vote,
             "/clear": self._clear,
             "/save": self._save,
             "/stats": self._stats,
@@ -124,6 +129,11 @@ class Repl:
     def _retry(self, _: str) -> None:
         self._play(self._conversation.retry)
 
+    def _vote(self, argument: str) -> None:
+        samples = parse_vote(argument)
+        self._vote_of(samples)
+        self._output.line(f"{samples} samples vote on each reply." if samples > 1 else "No votes.")
+
     def _clear(self, _: str) -> None:
         self._conversation.clear()
         self._output.line("The conversation is forgotten.")
@@ -178,10 +188,13 @@ def run_repl(
     name: str,
     stats: bool,
     about: Callable[[], str] = str,
+    vote: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """The conversation on a terminal."""
+    """The conversation on a terminal. `vote` makes ready for so many samples of each reply."""
     session = _session()
-    Repl(conversation, output, mode, name=name, stats=stats, about=about).run(lambda: str(session.prompt("> ")))
+    Repl(conversation, output, mode, name=name, stats=stats, about=about, vote=vote).run(
+        lambda: str(session.prompt("> "))
+    )
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import assert_never
 
 from r1local.chat_types import ThinkMode
 from r1local.cli.output import Output
-from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta
+from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, Votes
+from r1local.many.votes import count_table, standing_line, voted_line
 from r1local.units import seconds
 
 
@@ -29,6 +30,7 @@ class ReplyView:
         self._first_thought_at: float | None = None
         self._think_tokens = think_tokens
         self._folded = False
+        self._votes: Votes | None = None
 
     def play(self, events: Iterable[Event]) -> Done:
         """Show everything, return the end. What was begun is ended tidily, whatever is raised."""
@@ -37,6 +39,8 @@ class ReplyView:
         try:
             for event in events:
                 match event:
+                    case Votes():
+                        self._vote(event)
                     case ThinkDelta(text):
                         self._think(text)
                     case AnswerDelta(text):
@@ -60,10 +64,16 @@ class ReplyView:
         since = self._first_thought_at or self._began
         return f"Thinking {seconds(time.perf_counter() - since)}, {self._think_tokens():,} tokens"
 
+    def _vote(self, votes: Votes) -> None:
+        if self._votes is None:
+            self._output.status(lambda: standing_line(self._votes) if self._votes else "")
+        self._votes = votes
+
     def _think(self, text: str) -> None:
         if self._first_thought_at is None:
             self._first_thought_at = time.perf_counter()
-            self._output.status(self._thinking if self._mode == "fold" else None)
+            if self._votes is None:
+                self._output.status(self._thinking if self._mode == "fold" else None)
         match self._mode:
             case "show":
                 self._output.talk(text)
@@ -79,7 +89,7 @@ class ReplyView:
             self._folded = True
             self._output.status(None)
             if self._first_thought_at is not None:
-                if self._mode == "fold":
+                if self._mode == "fold" and self._votes is None:
                     spent = time.perf_counter() - self._first_thought_at
                     self._output.line(f"Thought for {seconds(spent)}, {self._think_tokens():,} tokens")
                 elif self._mode == "show":
@@ -89,7 +99,11 @@ class ReplyView:
 
     def _end(self, done: Done) -> None:
         stats = done.stats
-        if self._mode == "fold" and self._first_thought_at is not None and not self._folded:
+        if done.votes is not None and done.finish != "cancelled":
+            self._output.line(voted_line(done.votes))
+            for line in count_table(done.votes):
+                self._output.line("  " + line)
+        elif self._mode == "fold" and self._first_thought_at is not None and not self._folded:
             self._output.line(f"Thought for {seconds(stats.think_seconds)}, {stats.think_tokens:,} tokens")
         if done.finish == "cancelled":
             self._output.line("Stopped.")

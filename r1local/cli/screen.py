@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from r1local import hardware
+from r1local.answers import Judge
 from r1local.catalog import Catalog
 from r1local.chat_types import Sampling
-from r1local.cli.chat import options_of, real_one, template_warnings, warnings_of
+from r1local.cli.chat import options_for, real_one, template_warnings, warnings_of
 from r1local.cli.integrity import check_silently
 from r1local.cli.plan_view import plan_line
 from r1local.engine import Engine, LlamaEngine, open_engine
@@ -33,13 +35,19 @@ def run_screen(
     Raises R1Error when the conversations cannot be opened.
     """
 
+    chosen: list[int] = []
+    judge = Judge()
+
+    def samples() -> int:
+        return chosen[-1] if chosen else settings()[1].vote or 1
+
     def load(local: LocalModel, on_notice: Callable[[str], None], on_progress: Callable[[float], None]) -> Engine:
         for sentence in warnings_of(catalog, local):
             on_notice(sentence)
         check_silently(local, on_notice)
         engine = open_engine(
             local.path,
-            options_of(settings()[1]),
+            options_for(local, replace(settings()[1], vote=samples())),
             thinks=local.model.thinks if local.model else None,
             on_notice=on_notice,
             on_progress=on_progress,
@@ -51,7 +59,9 @@ def run_screen(
 
     def setup(local: LocalModel) -> Setup:
         configured, all_told = settings()
-        return Setup(sampling_of(local, configured), all_told.max_tokens, stop, all_told.system or "")
+        return Setup(
+            sampling_of(local, configured), all_told.max_tokens, stop, all_told.system or "", samples(), judge.same
+        )
 
     def about(engine: Any) -> str:
         return plan_line(engine.loaded) if isinstance(engine, LlamaEngine) else ""
@@ -59,16 +69,18 @@ def run_screen(
     def held(engine: Any) -> int:
         return engine.loaded.memory_now().real if isinstance(engine, LlamaEngine) else 0
 
-    R1App(
-        Start(
-            catalog=catalog,
-            settings=lambda: settings()[1],
-            local=local,
-            load=load,
-            setup=setup,
-            machine=hardware.detect,
-            real_one=partial(real_one, catalog),
-            about=about,
-            held=held,
-        )
-    ).run()
+    with judge:
+        R1App(
+            Start(
+                catalog=catalog,
+                settings=lambda: settings()[1],
+                local=local,
+                load=load,
+                setup=setup,
+                machine=hardware.detect,
+                real_one=partial(real_one, catalog),
+                about=about,
+                held=held,
+                set_vote=chosen.append,
+            )
+        ).run()

@@ -19,7 +19,7 @@ from r1local.engine import Engine
 from r1local.errors import R1Error, UsageError
 from r1local.hardware import Hardware
 from r1local.history import History, Hit
-from r1local.settings import Settings
+from r1local.settings import Settings, parse_vote
 from r1local.store import LocalModel
 from r1local.tui import preferences as preferred
 from r1local.tui.carrying_out import part_of, save
@@ -56,6 +56,8 @@ class Start:
     """A sentence about a model that can do more than the one inside; asked in a thread."""
     about: Callable[[Engine], str] = lambda _: ""
     """How a loaded model runs, and its memory."""
+    set_vote: Callable[[int], None] = lambda _: None
+    """How many samples vote on each reply from the next load on."""
     held: Callable[[Engine], int] = lambda _: 0
     """Bytes of memory a loaded model takes, which another one in its place could have."""
 
@@ -233,6 +235,7 @@ class R1App(App[None]):
             "/search": self.action_search,
             "/quit": self.exit,
             "/reload": lambda: self.use(self.local),
+            "/vote": lambda: self._vote(message.argument),
             "/stats": self._stats,
             "/think": lambda: self._think(message.argument),
             "/copy": lambda: self._copy(message.argument or "answer", message.view),
@@ -267,6 +270,10 @@ class R1App(App[None]):
             raise UsageError("Thoughts can be shown in four ways.", "Type /think and one of: " + ", ".join(states))
         self._prefer(replace(self.preferences, thought=argument))  # type: ignore[arg-type]
         self.notify(f"Thoughts, once they are over: {argument}.")
+
+    def _vote(self, argument: str) -> None:
+        self.start.set_vote(parse_vote(argument))
+        self.use(self.local)
 
     def _copy(self, what: str, view: TurnView | None) -> None:
         turn = view.turn if view is not None else self.session.last_reply

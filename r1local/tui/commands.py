@@ -9,6 +9,7 @@ COMMANDS = {
     "/skip": "end the thought, have the answer now",
     "/think": "how thoughts are shown once they are over: open, tail, folded or hidden",
     "/thought": "edit the last thought and go on from there",
+    "/vote": "ask so many times at once and take the answer most agree on: /vote 8, or /vote 1 for none of it",
     "/copy": "copy the answer, or: /copy thought, /copy code",
     "/find": "search in this conversation",
     "/search": "search all conversations",

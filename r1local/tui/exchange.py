@@ -9,6 +9,7 @@ from functools import partial
 from r1local.engine import Engine
 from r1local.errors import ContextFull, EngineError, R1Error
 from r1local.history import StoredTurn
+from r1local.many.votes import count_table, standing_line
 from r1local.tui.engines import Engines
 from r1local.tui.player import Heard
 from r1local.tui.session import Reply, Session
@@ -131,6 +132,8 @@ class Exchange:
             heard = self.reply.player.hear()
             if heard.thought or heard.answer:
                 self._asked.view.add(heard.thought, heard.answer, self.reply.think_tokens)
+            elif heard.votes is not None and not self._asked.view.begun:
+                self._asked.view.wait("\n".join([standing_line(heard.votes), *count_table(heard.votes)]))
             elif not self._asked.view.begun:
                 self._asked.view.wait(f"Reading {seconds(self.reply.player.seconds)}")
             if heard.ended:

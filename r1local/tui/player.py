@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from r1local.events import AnswerDelta, Done, Event, ThinkDelta
+from r1local.events import AnswerDelta, Done, Event, ThinkDelta, Votes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Heard:
 
     thought: str = ""
     answer: str = ""
+    votes: Votes | None = None
+    """How a vote stands by now."""
     done: Done | None = None
     error: BaseException | None = None
 
@@ -36,6 +38,7 @@ class Player:
     cancel: Callable[[], None]
     _thought: list[str] = field(default_factory=list)
     _answer: list[str] = field(default_factory=list)
+    _votes: Votes | None = None
     _done: Done | None = None
     _error: BaseException | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,7 +56,7 @@ class Player:
 
     def hear(self) -> Heard:
         with self._lock:
-            heard = Heard("".join(self._thought), "".join(self._answer), self._done, self._error)
+            heard = Heard("".join(self._thought), "".join(self._answer), self._votes, self._done, self._error)
             self._thought.clear()
             self._answer.clear()
         return heard
@@ -67,6 +70,8 @@ class Player:
             for event in self.events():
                 with self._lock:
                     match event:
+                        case Votes():
+                            self._votes = event
                         case ThinkDelta(text):
                             self._thought.append(text)
                         case AnswerDelta(text):

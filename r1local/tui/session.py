@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from r1local.answers import same
 from r1local.chat_types import Sampling, Turn
 from r1local.conversation import Conversation
 from r1local.engine import Engine
 from r1local.errors import UsageError
 from r1local.events import AnswerDelta, Done, Event, ThinkDelta
 from r1local.history import START, History, Stored, StoredTurn
+from r1local.many.votes import Same
 from r1local.tui.player import Player
 
 
@@ -22,6 +24,10 @@ class Setup:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     system: str = ""
+    vote: int = 1
+    """Samples that vote on each reply."""
+    same: Same = same
+    """Whether two final answers are the same one."""
 
 
 @dataclass(eq=False)
@@ -122,7 +128,10 @@ class Session:
     def _conversation(self, engine: Engine, turns: tuple[StoredTurn, ...]) -> Conversation:
         said = [Turn("system", self.setup.system)] if self.setup.system else []
         said += [turn.turn for turn in turns if turn.ended is not None]
-        return Conversation(engine, self.setup.sampling, self.setup.max_tokens, self.setup.stop, said)
+        setup = self.setup
+        return Conversation(
+            engine, setup.sampling, setup.max_tokens, setup.stop, said, vote=setup.vote, same=setup.same
+        )
 
     def _kept(self, reply: Reply, coming: Iterator[Event]) -> Iterator[Event]:
         """The same events, each kept before it is shown."""

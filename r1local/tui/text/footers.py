@@ -6,6 +6,7 @@ import re
 
 from r1local.events import Done, Stats
 from r1local.history import StoredTurn
+from r1local.many.votes import voted_line
 from r1local.units import seconds
 
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
@@ -15,7 +16,10 @@ def of_done(done: Done | None, turn: StoredTurn | None, thought: str, answer: st
     """How a reply ended, and what it cost."""
     if done is None:
         return "Broken off."
-    return " · ".join(filter(None, [_ending(done), place(turn), mixture(thought, answer), *_figures(done.stats)]))
+    voted = voted_line(done.votes).rstrip(".") if done.votes is not None and done.finish != "cancelled" else ""
+    return " · ".join(
+        filter(None, [_ending(done), voted, place(turn), mixture(thought, answer), *_figures(done.stats)])
+    )
 
 
 def of_stored(turn: StoredTurn) -> str:

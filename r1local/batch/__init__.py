@@ -1,0 +1,1 @@
+"""Many prompts in, many answers out, and nothing done twice."""
