@@ -6,19 +6,17 @@ it is not in training as a step of another problem either: an examination asks o
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
 
+from r1local.scores.arith import is_held_out, was_never_stated
 from training import phrases
 from training.phrases import WORDS, Language, Words
 
 Kind = Literal["sum", "difference", "product", "chain", "word", "other"]
 KINDS: tuple[Kind, ...] = ("sum", "difference", "product", "chain", "word", "other")
-
-_HELD_OUT = 16  # one of so many problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +44,6 @@ class Thought:
 
     def say(self, template: str, **values: object) -> None:
         self.lines.append(template.format(**values))
-
-
-def is_held_out(operator: str, a: int, b: int) -> bool:
-    """Whether training never shows this. Sums and products are the same problem either way round.
-
-    What a column needs is never held out: the tables, and single digits added to or taken from less than a hundred.
-    """
-    if operator in "+×":
-        a, b = max(a, b), min(a, b)
-    if b < 10 and a < (10 if operator == "×" else 100):
-        return False
-    return zlib.crc32(f"{a}{operator}{b}".encode()) % _HELD_OUT == 0
-
-
-def was_never_stated(operator: str, a: int, b: int) -> bool:
-    """Whether no line of training says this, be it to check another result: a sum by a difference, or the reverse."""
-    if operator == "-" and a < b:
-        return is_held_out("-", a, b) and was_never_stated("-", b, a)
-    checked_by = {"+": [("-", a + b, a), ("-", a + b, b)], "-": [("+", a - b, b)], "×": []}
-    return is_held_out(operator, a, b) and all(is_held_out(*it) for it in checked_by[operator])
 
 
 def lesson(random: Random, kind: Kind, *, held_out: bool = False) -> Lesson:
