@@ -84,3 +84,68 @@ def add_many_commands(app: typer.Typer, epilog: str) -> None:
                 json=json_,
             )
         )
+
+    @app.command("eval", epilog=epilog)
+    @guarded
+    def eval_(
+        task: Annotated[
+            str,
+            typer.Argument(help="arith, aime24, aime25, math500, gpqa-diamond, or a .jsonl with problem and answer."),
+        ],
+        model: Annotated[
+            list[str] | None,
+            typer.Option("--model", "-m", help="May be given again: others are compared with the first one."),
+        ] = None,
+        samples: Annotated[int | None, typer.Option(help="Replies to each problem.", metavar="K")] = None,
+        limit: Annotated[int | None, typer.Option(help="Only so many problems, drawn by --seed.", metavar="N")] = None,
+        output: Annotated[
+            str, typer.Option("--output", "-o", help="Folder for replies and report.", metavar="DIR")
+        ] = "",
+        seed: Annotated[int | None, typer.Option(help="Of problems that are drawn, and of the replies.")] = None,
+        temperature: options.Temperature = None,
+        top_p: options.TopP = None,
+        max_tokens: options.MaxTokens = None,
+        system: options.System = None,
+        parallel: options.Parallel = None,
+        cluster: options.Cluster = "",
+        address: options.Address = "",
+        workers: options.Workers = None,
+        restart: Annotated[bool, typer.Option("--restart", help="Forget replies of before.")] = False,
+        json_: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+        token: Annotated[
+            str, typer.Option(help="For gated data sets; HF_TOKEN keeps it out of the process list.")
+        ] = "",
+        endpoint: Annotated[str, typer.Option(help="Address of the Hub or of a mirror. Without it: HF_ENDPOINT.")] = "",
+        offline: Annotated[bool, typer.Option("--offline", help="Only what is here; open no connection.")] = False,
+        ctx: options.CtxEach = None,
+        threads: options.Threads = None,
+        gpu_layers: options.GpuLayers = None,
+        kv: options.KvType = None,
+    ) -> None:
+        """Score models on problems with known answers, as DeepSeek scored R1.
+
+        Share of right replies with its interval, majority votes, tokens spent, beside the published scores; of several
+        models, or quantizations of one, the difference. Stopped or killed, the same command goes on where it was.
+        """
+        from r1local.cli.answering import Spread
+        from r1local.cli.eval import EvalFlags, run_eval
+        from r1local.scores.hub_sets import Access
+
+        settings = options.given(
+            seed=seed, temperature=temperature, top_p=top_p, max_tokens=max_tokens, system=system, ctx=ctx,
+            threads=threads, gpu_layers=gpu_layers, kv_type=kv,
+        )  # fmt: skip
+        run_eval(
+            EvalFlags(
+                task,
+                tuple(model or ()),
+                samples,
+                limit,
+                output,
+                settings,
+                Spread(parallel, cluster, address, workers),
+                Access(endpoint, token, offline),
+                restart,
+                json_,
+            )
+        )
