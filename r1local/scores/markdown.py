@@ -163,9 +163,10 @@ def _tokens(report: Report) -> list[str]:
     def cells(result: Result) -> tuple[str, ...]:
         it, tokens = result.measures, result.measures.tokens
         spent = (tokens.mean, tokens.median, tokens.thinking, tokens.right, tokens.wrong, tokens.total)
-        return *map(count, spent), seconds(it.seconds), f"{it.tokens_per_second:.1f}"
+        each = seconds(it.seconds / it.replies) if it.replies else "–"
+        return *map(count, spent), each, f"{it.tokens_per_second:.1f}"
 
-    head = ("Model", "mean", "median", "of it thought", "right", "wrong", "all", "time of all", "tokens/s")
+    head = ("Model", "mean", "median", "of it thought", "right", "wrong", "all", "time of one", "tokens/s of one")
     return ["## Tokens of a reply", "", *_by_model(report, head, cells)]
 
 
