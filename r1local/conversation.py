@@ -169,6 +169,8 @@ class Conversation:
         """Count the answers of many samples, then give one that won, whole."""
         how = How(self.sampling, self.max_tokens, self.stop, samples=self.vote, stop_early=self.vote_stop)
         run = self._run = Run(self.engine, how, parallel=self.vote, same=self.same)
+        if self._cancel_wanted:
+            run.cancel()
         finished: Finished | None = None
         votes = Votes(self.vote)
         try:

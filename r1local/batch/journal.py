@@ -3,25 +3,33 @@
     8 hexadecimal digits of CRC-32, a space, a JSON object, a line feed
 
 The first line says how replies are made. A line that was cut by a kill, or whose bits have changed, is no line: its
-row is done again. A row that stands there twice counts once. One process writes; another one is refused. Rows that
-ended in an error are tried again by whoever goes on.
+row is done again. One that lacks nothing but its line feed is whole. A row that stands there twice counts once. One
+process writes; another one is refused. Rows that ended in an error are tried again by whoever goes on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from r1local import paths
 from r1local.errors import DiskFull, R1Error, UsageError
 
 _MOST_BYTES = 64 << 20
 """Of a line: no reply is as long."""
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+_LINE = re.compile(rb'[0-9a-f]{8} \{"')
+_MOST_STARTS = 1000
+"""Of lines, looked at inside a damaged one."""
+_SHOWN = 60
+"""Characters of a setting in an error."""
 
 
 class Journal:
@@ -35,8 +43,10 @@ class Journal:
         from filelock import FileLock, Timeout
 
         self.path = path
-        self._lock = FileLock(path.with_name(path.name + ".lock"), timeout=0, mode=0o600)
+        lock = paths.lock_file(path)
+        self._lock = FileLock(lock, timeout=0, mode=0o600)
         try:
+            paths.ensure_folder(lock.parent)
             self._lock.acquire()
         except Timeout as error:
             raise UsageError(
@@ -48,7 +58,7 @@ class Journal:
         """Where each row's line begins, and whether it holds an answer."""
         self._file = -1
         try:
-            self._begin(json.loads(json.dumps(made_how)), anew)
+            self._begin(json.loads(_text(made_how)), anew)
         except BaseException:
             self.close()
             raise
@@ -56,13 +66,13 @@ class Journal:
     def _begin(self, made_how: dict[str, Any], anew: bool) -> None:
         before, foreign = None, False
         for place, line in _lines(self.path) if not anew else ():
-            record = _record(line)
+            start, record = _found(line)
             if record is None:
-                foreign = foreign or line.endswith(b"\n")
+                foreign = foreign or not _may_begin(line)
             elif "settings" in record and "key" not in record:
                 before = before or record["settings"]
             elif isinstance(record.get("key"), str):
-                self._note(record, place)
+                self._note(record, place + start)
         if before is None and (foreign or self._places):
             raise UsageError(
                 f"{self.path} is no journal of a batch, or its beginning is damaged.",
@@ -111,7 +121,7 @@ class Journal:
         self._note(record, self._write(record))
 
     def _write(self, record: Mapping[str, Any]) -> int:
-        text = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+        text = _text(record)
         try:
             return self._append(b"%08x %s\n" % (zlib.crc32(text), text))
         except OSError as error:
@@ -162,10 +172,34 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise R1Error(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
 
 
+def _text(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _found(line: bytes) -> tuple[int, dict[str, Any] | None]:
+    """A line's record and where it begins: further on where the line feed before it was damaged."""
+    record = _record(line)
+    if record is None:
+        for match in islice(_LINE.finditer(line, 1), _MOST_STARTS):
+            if (record := _record(line[match.start() :])) is not None:
+                return match.start(), record
+    return 0, record
+
+
+def _may_begin(line: bytes) -> bool:
+    """Whether this may be what a kill left of the first line of a journal."""
+    start, text = b' {"settings": ', line[8:]
+    return (
+        not line.endswith(b"\n")
+        and not line[:8].strip(b"0123456789abcdef")
+        and text[: len(start)] == start[: len(text)]
+    )
+
+
 def _record(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n") or line[8:9] != b" ":
+    if line[8:9] != b" ":
         return None
-    text = line[9:-1]
+    text = line[9:].removesuffix(b"\n")
     try:
         if int(line[:8], 16) != zlib.crc32(text):
             return None
@@ -184,7 +218,14 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
     if not isinstance(before, dict):
         return "unreadable ones"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names[:3])
+    return ", ".join(
+        f"{_shown(name)} was {_shown(repr(before.get(name)))} and is {_shown(repr(now.get(name)))}"
+        for name in names[:3]
+    )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _unwritable(path: Path, error: OSError) -> R1Error:

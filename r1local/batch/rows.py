@@ -18,6 +18,10 @@ SETTINGS = {
     "dry_multiplier", "max_tokens", "system",
 }  # fmt: skip
 """Fields of a row that say how it is answered."""
+_MOST_CHARACTERS = 64 << 20
+"""Of a field in CSV, whose module alone takes no text as long as a document."""
+_DEEPEST = 100
+"""Levels of a row: what reads JSON gets deeper than what writes it."""
 _ROLES = ("system", "user", "assistant")
 _HANDLED = SETTINGS | {"messages", "id", "custom_id", "body", "method", "url", "max_completion_tokens", "model"}
 
@@ -25,7 +29,8 @@ _HANDLED = SETTINGS | {"messages", "id", "custom_id", "body", "method", "url", "
 def read_rows(
     lines: Iterable[str], kind: str, *, column: str = "prompt", template: str = "", where: str = "the input"
 ) -> Iterator[Row]:
-    """`kind`: jsonl, csv or lines. `column`: the field the prompt stands in. `template`: text with {field}s in it.
+    """`kind`: jsonl, json (one array), csv or lines. `column`: the field the prompt stands in. `template`: text with
+    {field}s in it.
 
     A row that is broken comes with its problem. Raises UsageError where nothing can be made of the whole.
     """
@@ -33,16 +38,19 @@ def read_rows(
         data: Iterable[Any] = _csv_rows(lines, column if not template else "", where)
     elif kind == "jsonl":
         data = _json_rows(lines)
+    elif kind == "json":
+        data = _array(lines, where)
     else:
         data = ({column: line.rstrip("\r\n")} for line in lines if line.strip())
     seen: Counter[str] = Counter()
     for number, fields in enumerate(data):
-        row = _row(number, fields, column, template)
+        row = _row(number, fields, column, template, only_texts=kind == "csv")
         yield replace(row, repeat=seen[row.key]) if seen[row.key] else row
         seen[row.key] += 1
 
 
 def _csv_rows(lines: Iterable[str], column: str, where: str) -> Iterator[Any]:
+    csv.field_size_limit(_MOST_CHARACTERS)
     reader = csv.DictReader(lines)
     try:
         names = reader.fieldnames or []
@@ -67,13 +75,36 @@ def _json_rows(lines: Iterable[str]) -> Iterator[Any]:
     for line in lines:
         if line.strip():
             try:
-                yield json.loads(line)
+                data = json.loads(line)
             except (ValueError, RecursionError) as error:
                 yield UsageError(f"not JSON: {error}")
+            else:
+                yield UsageError("it is nested too deeply") if _is_deep(data) else data
 
 
-def _row(number: int, data: Any, column: str, template: str) -> Row:
-    name = str(number)
+def _array(lines: Iterable[str], where: str) -> list[Any]:
+    text = "".join(lines)
+    if not text.lstrip().startswith("["):
+        return list(_json_rows(text.splitlines()))
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where} is not JSON: {error}.", "Correct it, or give a row on each line.") from error
+    return [UsageError("it is nested too deeply") if _is_deep(row) else row for row in rows]
+
+
+def _is_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(_DEEPEST):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for some in inner for each in some]
+        if not level:
+            return False
+    return True
+
+
+def _row(number: int, data: Any, column: str, template: str, *, only_texts: bool) -> Row:
+    name, named = str(number), False
     try:
         if isinstance(data, UsageError):
             raise data
@@ -81,21 +112,40 @@ def _row(number: int, data: Any, column: str, template: str) -> Row:
             data = {column: data}
         if not isinstance(data, dict):
             raise UsageError("neither an object nor a text")
-        name = _name(data, number)
+        if (given := _name(data)) is not None:
+            name, named = given, True
         inner = data.get("body")
         body: dict[str, Any] = inner if isinstance(inner, dict) else data
-        settings = {key: body[key] for key in SETTINGS if body.get(key) is not None}
-        if body.get("max_completion_tokens") is not None:
-            settings["max_tokens"] = body["max_completion_tokens"]
+        settings = _settings(body, only_texts=only_texts)
         extra = {key: value for key, value in data.items() if key not in _HANDLED and key != column}
-        return Row(number, name, _turns(body, column, template), settings, extra=extra)
+        turns = _turns(body, column, template)
     except UsageError as error:
-        return Row(number, name, (), problem=f"Row {name} cannot be asked: {error.message.rstrip('.')}.")
+        problem = f"Row {name} cannot be asked: {error.message.rstrip('.')}."
+        return Row(number, name, (), problem=problem, named=named)
+    return Row(number, name, turns, settings, extra=extra, named=named)
 
 
-def _name(data: Mapping[str, Any], number: int) -> str:
+def _settings(body: Mapping[str, Any], *, only_texts: bool) -> dict[str, Any]:
+    said = {key: body[key] for key in SETTINGS if body.get(key) is not None}
+    if body.get("max_completion_tokens") is not None:
+        said["max_tokens"] = body["max_completion_tokens"]
+    if not only_texts:
+        return said
+    return {key: value if key == "system" else _number(value) for key, value in said.items() if str(value).strip()}
+
+
+def _number(text: Any) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _name(data: Mapping[str, Any]) -> str | None:
     name = data.get("custom_id", data.get("id"))
-    return str(number) if name is None or isinstance(name, dict | list) else str(name)
+    return None if name is None or isinstance(name, dict | list) else str(name)
 
 
 def _turns(body: Mapping[str, Any], column: str, template: str) -> tuple[Turn, ...]:

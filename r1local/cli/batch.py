@@ -29,7 +29,7 @@ from r1local.many.row import Row
 from r1local.many.run import How
 from r1local.settings import load_settings, merge_sampling, parse_settings
 
-_FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".txt": "lines"}
+_FORMATS = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".txt": "lines"}
 _MOST_TEMPLATE = 1 << 20
 
 
@@ -82,8 +82,8 @@ def run_batch(flags: BatchFlags) -> None:
             sink.end()
             output.line(str(counted))
         else:
-            target = paths.expand(flags.output)
-            journal = stack.enter_context(Journal(_journal_file(target), facts, anew=flags.restart))
+            target = Path(os.path.realpath(paths.expand(flags.output)))  # a link stays one
+            journal = stack.enter_context(Journal(_journal_file(target, flags.source), facts, anew=flags.restart))
             counted = _to_file(rows, journal, target, flags, output, lambda left, take: answer_rows(
                 left, work, flags.spread, output, take
             ))  # fmt: skip
@@ -99,8 +99,8 @@ def _check(flags: BatchFlags) -> None:
             raise UsageError(
                 f"There is no field {name!r}.", f"Did you mean {near}?" if near else "Fields: " + ", ".join(FIELDS)
             )
-    if flags.format not in ("", "jsonl", "csv", "lines"):
-        raise UsageError(f"There is no format {flags.format!r}.", "Formats: jsonl, csv, lines.")
+    if flags.format not in ("", "jsonl", "json", "csv", "lines"):
+        raise UsageError(f"There is no format {flags.format!r}.", "Formats: jsonl, json, csv, lines.")
     if flags.json and not flags.output:
         raise UsageError("--json is for progress beside -o.", "Leave it out: without -o the rows are JSON anyway.")
     if flags.restart and not flags.output:
@@ -181,7 +181,7 @@ def _rows(flags: BatchFlags, template: str) -> Iterator[Row]:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("There is nothing to answer.", "Name a file, or pipe lines in.")
         lines: Iterable[str] = (line.decode("utf-8-sig", "replace") for line in sys.stdin.buffer)
-        first = next(iter(lines), "")
+        first = next((line for line in lines if line.strip()), "")
         kind = flags.format or ("jsonl" if first.lstrip().startswith(("{", '"')) else "lines")
         yield from read_rows(chain([first], lines), kind, column=flags.column, template=template)
         return
@@ -194,9 +194,14 @@ def _rows(flags: BatchFlags, template: str) -> Iterator[Row]:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}.", "Name another file.") from error
 
 
-def _journal_file(target: Path) -> Path:
+def _journal_file(target: Path, source: str) -> Path:
     if target.is_dir():
         raise UsageError(f"{target} is a folder.", "Name a file in it.")
+    if target.exists():
+        if not target.is_file():  # replacing /dev/null would be a loss to everybody
+            raise UsageError(f"{target} is no ordinary file.", "Choose another -o.")
+        if source != "-" and target.samefile(paths.expand(source)):
+            raise UsageError(f"{target} is what is read.", "Choose another -o: it would be replaced.")
     if not target.parent.is_dir():
         raise UsageError(f"There is no folder {target.parent}.", "Make it first, or choose another.")
     return target.with_name(target.name + ".journal")

@@ -23,7 +23,7 @@ def add_many_commands(app: typer.Typer, epilog: str) -> None:
         ] = "",
         model: options.Model = None,
         format_: Annotated[
-            str, typer.Option("--format", help="jsonl, csv or lines. Without it: by the name of the file.")
+            str, typer.Option("--format", help="jsonl, json, csv or lines. Without it: by the name of the file.")
         ] = "",
         column: Annotated[str, typer.Option(help="The field or column the prompt stands in.")] = "prompt",
         template: Annotated[

@@ -28,11 +28,18 @@ class Row:
     """Further fields, to be handed through."""
     repeat: int = 0
     """How many rows before it ask the very same under the same id."""
+    named: bool = True
+    """False where the id says only where the row stands."""
 
     @cached_property
     def key(self) -> str:
         """What finished rows are known by: a row that asks something else is another one, one that moved is not."""
-        name = "" if self.id == str(self.number) else self.id  # a number says only where it stands
-        said = [name, self.repeat, [(turn.role, turn.text) for turn in self.turns], dict(self.settings), self.problem]
+        said = [
+            self.id if self.named else "",
+            self.repeat,
+            [(turn.role, turn.text) for turn in self.turns],
+            dict(self.settings),
+            self.problem,
+        ]
         text = json.dumps(said, sort_keys=True, ensure_ascii=False, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

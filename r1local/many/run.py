@@ -22,6 +22,8 @@ from r1local.template import THINK_CLOSE
 _ASK_SECONDS = 0.1
 _AHEAD = 2
 """Requests beyond those that run, waiting in the engine, so that a sequence never stands idle."""
+_SHOWN = 60
+"""Characters of a wrong value in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ class Open:
         if self.tally is None or not self.how.stop_early or not self.tally.unanimous:
             return True
         return self.running < self.tally.needed
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether more samples were to vote."""
+        return self.tally is not None and bool(self.tally.needed if self.how.stop_early else self.tally.left)
 
 
 class Run:
@@ -189,7 +196,7 @@ class Run:
             self.cancel()  # where nobody listens any more
 
     def _submit_more(self, coming: Iterator[Row]) -> Iterator[Finished]:
-        while len(self._going) < self._most:
+        while len(self._going) < self._most and not self._cancelled:
             row = next((row for row in self._open if row.may_begin_another), None)
             if row is None:
                 begun = None if self._draining else next(coming, None)
@@ -207,7 +214,8 @@ class Run:
         if row.problem:
             raise UsageError(row.problem, "Correct this row, then run it again.")
         how = _of_row(self._how, row.settings)
-        turns = [*([Turn("system", how.system)] if how.system else []), *row.turns]
+        own_system = any(turn.role == "system" for turn in row.turns)
+        turns = [*([Turn("system", how.system)] if how.system and not own_system else []), *row.turns]
         prompt = self._engine.template.render(turns)
         tokens = self._engine.encode(prompt.segments)
         check_room(len(tokens), self._engine.n_ctx)
@@ -228,13 +236,15 @@ class Run:
             # A stop text met inside a thought would end the reply without an answer.
             stop_after=THINK_CLOSE if row.thought_open else "",
         )
-        stream = self._engine.submit(request)
         row.left -= 1
-        row.running += 1
         if not row.left:
             self._open.remove(row)
+        stream = self._engine.submit(request)
+        row.running += 1
         self._going[stream] = row, Sample(row.row, number, ReplyReader(thought_open=row.thought_open))
         self._streams.add(stream)
+        if self._cancelled:  # meanwhile, from a signal or another thread
+            stream.cancel()
 
     def _take(self, stream: Stream, item: Piece | Outcome | R1Error) -> Sample | None:
         row, sample = self._going[stream]
@@ -252,7 +262,7 @@ class Run:
             assert isinstance(done, Done)
             sample.done = done
         if row.tally is not None and not sample.stopped:
-            row.tally.add(sample.number, sample.reader.answer)
+            row.tally.add(sample.number, "" if sample.error else sample.reader.answer)
         return sample
 
     def _ended(self, stream: Stream, sample: Sample) -> Finished | None:
@@ -268,7 +278,7 @@ class Run:
         if row in self._open:  # stopped before all its samples had begun
             self._open.remove(row)
         kept = [each for each in row.ended if not each.stopped]
-        if not kept or (self._cancelled and row.tally is not None and not row.tally.decided):
+        if not kept or (self._cancelled and row.unfinished):
             return None  # stopped from outside: it is done again another time
         errors = [each.error for each in kept if each.error]
         return Finished(row.row, kept, row.tally, errors[0] if len(errors) == len(kept) else None, row.spent)
@@ -296,12 +306,17 @@ def _of_row(how: How, settings: Mapping[str, Any]) -> How:
     own = dict(settings)
     limit, system = own.pop("max_tokens", how.max_tokens), own.pop("system", how.system)
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise UsageError(f"max_tokens must be a whole number from 1 on, not {limit!r}.", "Correct this row.")
+        raise UsageError(f"max_tokens must be a whole number from 1 on, not {_shown(limit)}.", "Correct this row.")
     if not isinstance(system, str):
-        raise UsageError(f"system must be text, not {system!r}.", "Correct this row.")
+        raise UsageError(f"system must be text, not {_shown(system)}.", "Correct this row.")
     whole = {"top_k", "seed"}
     for name, value in own.items():
         if isinstance(value, bool) or not isinstance(value, int if name in whole else int | float):
             kind = "a whole number" if name in whole else "a number"
-            raise UsageError(f"{name} must be {kind}, not {value!r}.", "Correct this row.")
+            raise UsageError(f"{name} must be {kind}, not {_shown(value)}.", "Correct this row.")
     return replace(how, sampling=replace(how.sampling, **own), max_tokens=limit, system=system)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
