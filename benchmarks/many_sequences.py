@@ -17,7 +17,7 @@ SUBJECTS = (
 
 def main() -> None:
     given = arguments(__doc__, demo_model_q8_0, tokens=96, sequences=16)
-    with open_engine(given.model, EngineOptions(n_ctx=8192, n_seq_max=given.sequences)) as engine:
+    with open_engine(given.model, EngineOptions(n_ctx=8192, n_seq_max=given.sequences, kv_unified=False)) as engine:
         prompts = [
             engine.encode(
                 engine.template.render([Turn("user", f"Tell me a long story about a {SUBJECTS[i % 16]}.")]).segments

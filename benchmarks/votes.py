@@ -34,7 +34,7 @@ def main() -> None:
     sampling = Sampling(temperature=0.6, top_p=0.95, top_k=0, min_p=0.0, seed=1)
     together = planned(given.model, EngineOptions(), replies=SAMPLES, max_tokens=MOST)
     ratios: dict[str, list[float]] = {"all counted / in turn": [], "stopped early / in turn": [], "saved": []}
-    tokens: dict[str, int] = {"all": 0, "early": 0}
+    tokens: dict[str, int] = {"in turn": 0, "all": 0, "early": 0}
     for _ in range(given.rounds):
         questions = [
             f"What is {numbers.randrange(10, 999)} * {numbers.randrange(2, 99)}?" for _ in range(given.questions)
@@ -44,21 +44,22 @@ def main() -> None:
             options = EngineOptions(n_ctx=together.n_ctx // together.n_seq_max) if kind == "in turn" else together
             how = How(sampling, MOST, samples=SAMPLES, stop_early=kind == "early")
             with open_engine(given.model, options) as engine:
-                run = Run(engine, how, parallel=1 if kind == "in turn" else SAMPLES, same=same)
-                rows = [Row(number, str(number), (Turn("user", text),)) for number, text in enumerate(questions)]
-                list(run.finished([Row(99, "warm", (Turn("user", "What is 1 + 1?"),))]))
-                before, began = run.tokens, time.perf_counter()
-                for row in rows:  # one vote at a time, as in a chat
-                    list(run.finished([row]))
+                parallel = 1 if kind == "in turn" else SAMPLES
+                drawn, began = 0, 0.0
+                for text in ["What is 1 + 1?", *questions]:  # one vote at a time, as in a chat; the first one warms up
+                    run = Run(engine, how, parallel=parallel, same=same)
+                    (finished,) = run.finished([Row(0, "0", (Turn("user", text),))])
+                    assert finished.tally is not None
+                    drawn += run.tokens if began else 0
+                    began = began or time.perf_counter()
                 spent[kind] = time.perf_counter() - began
-                if kind != "in turn":
-                    tokens[kind] += run.tokens - before
+                tokens[kind] += drawn
         ratios["all counted / in turn"].append(spent["all"] / spent["in turn"])
         ratios["stopped early / in turn"].append(spent["early"] / spent["in turn"])
         ratios["saved"].append(1 - spent["early"] / spent["all"])
     for name, values in ratios.items():
         print(f"{name}: {statistics.median(values):.2f}  ({', '.join(f'{value:.2f}' for value in values)})")
-    print(f"tokens drawn: {tokens['all']:,} with all counted, {tokens['early']:,} stopped early")
+    print("tokens drawn:", ", ".join(f"{count:,} {kind}" for kind, count in tokens.items()))
 
 
 if __name__ == "__main__":

@@ -97,8 +97,10 @@ def parse_settings(data: Mapping[str, Any], where: str) -> Settings:
 def parse_vote(text: str) -> int:
     """How many samples shall vote, as somebody typed it. Raises UsageError."""
     most = _MOST["vote"]
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
-        raise UsageError(f"A vote takes 1 to {most} samples, not {text!r}.", "For example: /vote 8; /vote 1 ends it.")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise UsageError(
+            f"A vote takes 1 to {most} samples, not {text[:20]!r}.", "For example: /vote 8; /vote 1 ends it."
+        )
     return int(text)
 
 

@@ -34,10 +34,18 @@ class Work:
     """What the user fixed. n_ctx is that of one reply; n_seq_max and kv_unified are left to the plan."""
     parallel: int | None = None
     """Replies at once; None leaves it to the plan."""
+    prompt_tokens: int = 0
+    """About as many as the longest prompt has; 0 where that is not known."""
 
 
 def planned(
-    path: Path, options: EngineOptions, *, replies: int, parallel: int | None = None, max_tokens: int | None = None
+    path: Path,
+    options: EngineOptions,
+    *,
+    replies: int,
+    parallel: int | None = None,
+    max_tokens: int | None = None,
+    prompt_tokens: int = 0,
 ) -> EngineOptions:
     """`options`, whose n_ctx is that of one reply, with as many replies at once as this machine has room for.
 
@@ -49,8 +57,9 @@ def planned(
     )  # fmt: skip
     shape = shape_of_file(read_header(path))
     plan = plan_parallel(
-        shape, usable(hardware.detect()), wishes, replies=replies, parallel=parallel, max_tokens=max_tokens
-    )
+        shape, usable(hardware.detect()), wishes, replies=replies, parallel=parallel, max_tokens=max_tokens,
+        prompt_tokens=prompt_tokens,
+    )  # fmt: skip
     chosen = plan.settings
     return replace(
         options, n_ctx=plan.n_ctx, n_seq_max=chosen.n_seq_max, kv_unified=chosen.kv_unified, kv_type=plan.kv_type
@@ -71,7 +80,10 @@ def open_worker(
     """
     parallel = work.parallel
     while True:
-        options = planned(work.path, work.options, replies=replies, parallel=parallel, max_tokens=work.how.max_tokens)
+        options = planned(
+            work.path, work.options, replies=replies, parallel=parallel, max_tokens=work.how.max_tokens,
+            prompt_tokens=work.prompt_tokens,
+        )  # fmt: skip
         count = options.n_seq_max
         try:
             engine = open_engine(work.path, options, thinks=work.thinks, on_notice=on_notice, on_progress=on_progress)
@@ -82,5 +94,7 @@ def open_worker(
             on_notice(f"There was not enough memory for {count} replies at once; trying {parallel}.")
         else:
             break
+    if count < min(replies, work.parallel or 0):
+        on_notice(f"There is room for {count} replies at once.")
     with engine, Judge() as judge:
         yield LocalWorker(engine, work.how, parallel=count, same=judge.same, model=work.model, settings=work.settings)

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from r1local.batch.opening import Work, open_worker
@@ -22,6 +22,8 @@ from r1local.store import LocalModel
 from r1local.store.usage import mark_used
 from r1local.units import seconds
 
+_BYTES_A_TOKEN = 3
+"""Of a prompt, at the least: English has four, a Chinese character is three."""
 _BEFORE_GUESSING = 3
 """Rows that have to end before it is said how long the others may take."""
 
@@ -126,6 +128,8 @@ def _opened(rows: Sequence[Row], work: Work, spread: Spread, output: Output) -> 
         nonlocal share
         share = value
 
+    longest = max((sum(len(turn.text.encode("utf-8", "replace")) for turn in row.turns) for row in rows), default=0)
+    work = replace(work, prompt_tokens=longest // _BYTES_A_TOKEN + len(work.how.system))
     replies = len(rows) * work.how.samples
     if spread.cluster:
         from r1local.batch.cluster import open_cluster

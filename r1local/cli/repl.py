@@ -16,7 +16,7 @@ from r1local.cli.chat import cancel_on_interrupt
 from r1local.cli.output import Output
 from r1local.cli.reply import ReplyView, stats_line
 from r1local.conversation import Conversation
-from r1local.errors import ContextFull, R1Error, UsageError, suggest
+from r1local.errors import ContextFull, EngineError, R1Error, UsageError, suggest
 from r1local.events import Done, Event
 from r1local.settings import parse_vote
 
@@ -49,6 +49,7 @@ class Repl:
         vote: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._vote_of = vote
+        self._loaded = True
         self._conversation = conversation
         self._output = output
         self._mode: ThinkMode = mode
@@ -107,6 +108,8 @@ class Repl:
             self._play(lambda: self._conversation.ask(line))
 
     def _play(self, begin: Callable[[], Iterator[Event]]) -> None:
+        if not self._loaded:
+            raise EngineError("No model is loaded.", "/vote 1 loads it again; what was said is kept.")
         with cancel_on_interrupt(self._conversation.cancel), _no_echo():
             view = ReplyView(self._output, self._mode, lambda: self._conversation.think_tokens)
             self._last = view.play(begin())
@@ -131,7 +134,9 @@ class Repl:
 
     def _vote(self, argument: str) -> None:
         samples = parse_vote(argument)
+        self._loaded = False  # until it is there again
         self._vote_of(samples)
+        self._loaded = True
         self._output.line(f"{samples} samples vote on each reply." if samples > 1 else "No votes.")
 
     def _clear(self, _: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from r1local.engine.stream import Outcome, Piece, Request, Stream, merge
-from r1local.errors import ContextFull
+from r1local.errors import ContextFull, EngineError
 from r1local.gguf_header import read_header
 from r1local.template import ChatTemplate, Segment
 
@@ -82,10 +82,13 @@ class LlamaEngine:
         """The plan it was loaded by, and what it took."""
         self._model = loaded.model
         self._scheduler = scheduler
+        self._closed = False
 
     def encode(self, segments: Sequence[Segment]) -> list[int]:
         from r1local.engine.context import prompt_byte_limit
 
+        if self._closed:
+            raise EngineError("The model is not loaded any more.", "Load it again.")
         size = sum(len(segment.text) for segment in segments)
         if size > prompt_byte_limit(self.n_ctx):
             raise ContextFull(
@@ -98,6 +101,7 @@ class LlamaEngine:
         return self._scheduler.submit(request)
 
     def close(self) -> None:
+        self._closed = True
         self._scheduler.close()
         self.loaded.remember_memory()
         self.template.close()

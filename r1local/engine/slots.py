@@ -207,11 +207,10 @@ class Slots:
                 return True
             if self.forget_stalest(keep=(slot, best)):
                 continue
-            if any(other.job for other in kept):
-                return False
-            if best is not slot:
+            if best is not slot and best.job is None and len(best.tokens) > common:
                 self._trim(best, common)
-            return True
+                continue
+            return not running
 
     def _place(self, job: Job, slot: Slot, best: Slot, common: int) -> None:
         if job.saved and not common:

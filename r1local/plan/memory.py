@@ -91,11 +91,13 @@ def compute_bytes(shape: Shape, batch: Batch, *, on_gpu: bool) -> int:
     """
     # Beside a GPU the embeddings stay with the processor. A quantized cache is rotated, which ends the life of one
     # intermediate result earlier.
-    inputs = 2 if on_gpu else 4 if batch.kv_type == "f16" else 3
-    feed_forward = (3 * shape.feed_forward + inputs * shape.hidden) * batch.column + batch.mask
+    inputs = (2 if on_gpu else 4 if batch.kv_type == "f16" else 3) * shape.hidden
+    kv_width = shape.kv_heads * shape.key_size
+    if not batch.flash_attention and not on_gpu:
+        inputs = min(inputs, 3 * shape.hidden + 2 * kv_width)  # keys and values have places of their own then
+    feed_forward = (3 * shape.feed_forward + inputs) * batch.column + batch.mask
     attention = 0
     if not batch.flash_attention:
-        kv_width = shape.kv_heads * shape.key_size
         scores = shape.heads * padded_context(batch.n_ctx)
         attention = (scores + 5 * shape.hidden + 2 * kv_width) * batch.column + batch.mask
     logits = min(batch.n_outputs, batch.n_ubatch) * shape.vocabulary * _FLOAT + 2 * shape.hidden * batch.column

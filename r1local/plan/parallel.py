@@ -12,7 +12,7 @@ MOST_ON_PROCESSOR = 16
 """With twice as many a processor drew a twentieth more tokens a second, and each wants room for its thought."""
 MOST_ON_GPU = 32
 _PROMPT = 2_048
-"""Room for a prompt beside a reply of limited length."""
+"""Room for a prompt beside a reply of limited length, at the least."""
 _ENOUGH_APART = 4
 """From so many replies on, a part of the context for each is better than a pool for more of them."""
 _STEP = 256
@@ -27,35 +27,42 @@ def plan_parallel(
     replies: int,
     parallel: int | None = None,
     max_tokens: int | None = None,
+    prompt_tokens: int = 0,
 ) -> Plan:
     """The plan for many replies. Its settings say how many at once: at most `replies`, or `parallel` if given.
 
+    `max_tokens` of a reply, `prompt_tokens` of the longest prompt, 0 where that is not known.
+
     Each has a part of the context of its own where at least four of them then have what a thought may take, or what
-    `wishes.n_ctx` says; otherwise they share a pool. Layers do not leave the GPU for it.
+    `wishes.n_ctx` says; otherwise they share a pool with room for a thought of each, as they do where only that
+    gives `parallel`. It fits where a single reply does, and no layers leave the GPU for it.
     """
     single = choose(shape, machine, replace(wishes, n_seq_max=1))
-    each = _up(wishes.n_ctx or _tokens_each(shape, max_tokens))
+    each = _up(wishes.n_ctx or _tokens_each(shape, max_tokens, prompt_tokens))
     most = min(replies, parallel or (MOST_ON_GPU if machine.gpus else MOST_ON_PROCESSOR))
     best = single
-    for count in _counts(most):
-        apart = choose(shape, machine, replace(wishes, n_seq_max=count, n_ctx=count * each, kv_unified=count == 1))
+    for count in _counts(most)[:-1]:  # a single one has all there is
+        apart = choose(shape, machine, replace(wishes, n_seq_max=count, n_ctx=count * each, kv_unified=False))
         if _holds(apart, single):
             best = apart
             break
-    if best.settings.n_seq_max >= min(_ENOUGH_APART, most) or wishes.n_ctx is not None:
+    if wishes.n_ctx is not None or best.settings.n_seq_max == most:
         return best
-    for count in _counts(most):
+    enough = best.settings.n_seq_max >= min(_ENOUGH_APART, most)
+    # A number that was asked for is worth a pool; for any other one, parts of their own are not given up.
+    counts = _counts(most) if not enough else [most] if parallel is not None else []
+    for count in counts:
         pooled = choose(shape, machine, replace(wishes, n_seq_max=count))
         if _holds(pooled, single) and pooled.enough_context:
             return pooled if count > best.settings.n_seq_max else best
-    if parallel is not None and parallel > best.settings.n_seq_max:
-        return choose(shape, machine, replace(wishes, n_seq_max=min(parallel, replies)))
     return best
 
 
-def _tokens_each(shape: Shape, max_tokens: int | None) -> int:
+def _tokens_each(shape: Shape, max_tokens: int | None, prompt_tokens: int) -> int:
     trained = shape.trained_context or TARGET_CONTEXT
-    return min(trained, TARGET_CONTEXT if max_tokens is None else max_tokens + _PROMPT)
+    return min(
+        trained, (TARGET_CONTEXT if max_tokens is None else max_tokens + _PROMPT) + max(0, prompt_tokens - _PROMPT)
+    )
 
 
 def _up(tokens: int) -> int:

@@ -138,6 +138,7 @@ class Session:
         assert self.id is not None
         conversation = self.id
         recorder = self._history.begin(conversation, reply.question)
+        before = reply.conversation.turns
         reply.turn = recorder.turn
         done: Done | None = None
         try:
@@ -151,9 +152,9 @@ class Session:
                         done = event
                         continue  # it is over for the screen when it is on the disk
                 yield event
-            turn = reply.conversation.turns[-1] if reply.conversation.turns else None
-            if done is not None and turn is not None and turn.role == "assistant":
-                recorder.finish(turn, done.stats)
+            turns = reply.conversation.turns
+            if done is not None and turns is not before:  # stopped before anything came, it is not remembered
+                recorder.finish(turns[-1], done.stats)
             else:
                 recorder.abandon()
         except BaseException:
