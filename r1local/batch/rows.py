@@ -50,7 +50,7 @@ def read_rows(
 
 
 def _csv_rows(lines: Iterable[str], column: str, where: str) -> Iterator[Any]:
-    csv.field_size_limit(_MOST_CHARACTERS)
+    csv.field_size_limit(_MOST_CHARACTERS)  # one for the whole process: others set theirs when they begin, too
     reader = csv.DictReader(lines)
     try:
         names = reader.fieldnames or []

@@ -14,6 +14,8 @@ from r1local.errors import UsageError
 from r1local.terminal import clean_line
 
 MAX_BYTES = 64 << 20
+MAX_CELL = 1_000_000
+"""Characters of a cell in CSV."""
 MAX_ROWS = 100_000
 _AT_ONCE = 1000  # rows of a .parquet file
 
@@ -105,6 +107,7 @@ def _json(data: bytes, path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _csv(data: bytes) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(MAX_CELL)  # one for the whole process: others set theirs when they begin, too
     reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig", errors="replace"), newline=""))
     try:
         reader.fieldnames  # noqa: B018  reads the first line
