@@ -63,9 +63,10 @@ def _about(report: Report) -> list[str]:
     commit = f" at {origin.revision[:12]}" if origin.revision else ""
     licence = f"; licence: {text(origin.licence)}" if origin.licence else ""
     some = f"{report.asked:,} of {origin.whole:,}" if report.asked < origin.whole else f"{report.asked:,}"
+    times = "once" if protocol.samples == 1 else f"{protocol.samples} times"
     lines = [
         f"- Problems: {some}, from {name}{commit}{licence}",
-        f"- Asked {protocol.samples} times each, at temperature {protocol.temperature:g} and top_p "
+        f"- Asked {times} each, at temperature {protocol.temperature:g} and top_p "
         f"{protocol.top_p:g}, with up to {protocol.max_tokens:,} tokens for a reply",
     ]
     wanted = report.asked * protocol.samples
