@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import queue
 import re
 import secrets
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from typing import Any
 
 from r1local.chat_types import Turn
 from r1local.errors import TemplateError
+from r1local.line_worker import LineWorker
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
@@ -165,45 +163,16 @@ class _Worker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._start()
+        self._process: LineWorker | None = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        script = Path(__file__).with_name("template_worker.py")
-        process = subprocess.Popen(
-            [sys.executable, "-I", str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-        def read() -> None:
-            assert process.stdout is not None
-            with process.stdout as stream:
-                for line in stream:
-                    replies.put(line)
-            replies.put(b"")
-
-        # Its end is the end of the process's output, so it needs no other stopping.
-        threading.Thread(target=read, name="template replies", daemon=True).start()
-        self._process, self._replies = process, replies
-        return process
+    def _start(self) -> LineWorker:
+        return LineWorker(["-I", str(Path(__file__).with_name("template_worker.py"))], name="template")
 
     def render(self, source: str, variables: dict[str, Any]) -> str:
         request = json.dumps({"source": source, "variables": variables}).encode("ascii") + b"\n"
         with self._lock:
-            process = self._process or self._start()
-            assert process.stdin is not None
-            try:
-                process.stdin.write(request)
-                process.stdin.flush()
-                line = self._replies.get(timeout=MAX_SECONDS)
-            except queue.Empty:
-                line = b""
-            except OSError:
-                line = b""
+            self._process = self._process or self._start()
+            line = self._process.ask(request, MAX_SECONDS)
             if not line:
                 self._kill()
                 raise TemplateError("The chat template works without end and was stopped.", _HINT)
@@ -215,15 +184,8 @@ class _Worker:
 
     def _kill(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        if process.stdin is not None:
-            try:
-                process.stdin.close()
-            except OSError:
-                pass
+        if process is not None:
+            process.stop()
 
     def stop(self) -> None:
         with self._lock:

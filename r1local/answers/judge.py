@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import queue
-import subprocess
-import sys
 import threading
 import weakref
 from pathlib import Path
 from types import TracebackType
 
 from r1local.answers import compare
+from r1local.line_worker import LineWorker
 
 MAX_SECONDS = 5.0
 """Wall time of one question, after which the answers count as different."""
@@ -80,77 +78,47 @@ class _Child:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._process: subprocess.Popen[bytes] | None = None
-        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._process: LineWorker | None = None
         self._useless = False
+        """It could not be started, and is not tried again."""
 
     def ask(self, gold: str, given: str) -> bool:
         """Its answer; False where it has none within its time."""
-        if self._process is None and not self._start():
+        if self._process is None:
+            self._start()
+        if self._process is None:
             return False
-        assert self._process is not None
-        assert self._process.stdin is not None
         request = json.dumps({"gold": gold, "given": given}).encode("ascii") + b"\n"
-        try:
-            self._process.stdin.write(request)
-            self._process.stdin.flush()
-        except OSError:  # it was ended by someone else
-            self.stop()
-            return False
-        reply = self._reply(self._seconds)
+        reply = _read(self._process.ask(request, self._seconds))
         if reply is None:
             self.stop()
         return reply == {"same": True}
 
-    def _start(self) -> bool:
-        """Whether it is ready. A library that cannot be loaded is not tried again."""
+    def _start(self) -> None:
         if self._useless:
-            return False
+            return
+        # -P: a script's folder is where Python looks for modules first, and this one is full of ours.
+        arguments = ["-P", str(_WORKER), str(2 * self._seconds)]
         try:
-            process = subprocess.Popen(
-                # -P: a script's folder is where Python looks for modules first, and this one is full of ours.
-                [sys.executable, "-P", str(_WORKER), str(2 * self._seconds)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C in the terminal is for us alone, even while it starts
-            )
+            # Ctrl-C in the terminal is for us alone, even while it starts.
+            self._process = LineWorker(arguments, name="judge", own_session=True)
         except OSError:
             self._useless = True
-            return False
-        replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-        def read() -> None:
-            assert process.stdout is not None
-            with process.stdout as stream:
-                for line in stream:
-                    replies.put(line)
-            replies.put(b"")
-
-        # Its end is the end of the process's output, so it needs no other stopping.
-        threading.Thread(target=read, name="judge replies", daemon=True).start()
-        self._process, self._replies = process, replies
-        if self._reply(MAX_START_SECONDS) != {"ready": True}:
+            return
+        if _read(self._process.hear(MAX_START_SECONDS)) != {"ready": True}:
             self._useless = True
             self.stop()
-        return not self._useless
-
-    def _reply(self, seconds: float) -> object:
-        """The next one; None when the process is late, or has ended."""
-        try:
-            return json.loads(self._replies.get(timeout=seconds))
-        except (queue.Empty, ValueError):
-            return None
 
     def stop(self) -> None:
         """End it, if it runs. The next question starts another one."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        if process.stdin is not None:
-            try:
-                process.stdin.close()
-            except OSError:
-                pass
+        if process is not None:
+            process.stop()
+
+
+def _read(line: bytes) -> object:
+    """What the child says; None where that is nothing."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
