@@ -19,7 +19,8 @@ from r1local.batch.opening import planned
 from r1local.chat_types import Sampling, Turn
 from r1local.engine import EngineOptions, open_engine
 from r1local.many.row import Row
-from r1local.many.run import How, Run
+from r1local.many.run import Run
+from r1local.many.values import How
 
 SAMPLES, MOST = 16, 600
 

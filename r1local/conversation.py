@@ -12,7 +12,8 @@ from r1local.engine.stream import check_room
 from r1local.errors import UsageError
 from r1local.events import AnswerDelta, Done, Event, Stats, ThinkDelta, Votes
 from r1local.many.row import Row
-from r1local.many.run import Finished, How, Run
+from r1local.many.run import Run
+from r1local.many.values import Finished, How
 from r1local.many.votes import Same
 from r1local.reader import CLOSED, ReplyReader
 from r1local.template import THINK_CLOSE, THINK_OPEN, Prompt, Segment
@@ -169,8 +170,10 @@ class Conversation:
         """Count the answers of many samples, then give one that won, whole."""
         how = How(self.sampling, self.max_tokens, self.stop, samples=self.vote, stop_early=self.vote_stop)
         run = self._run = Run(self.engine, how, parallel=self.vote, same=self.same)
-        if self._cancel_wanted:
+        if self._cancel_wanted:  # since it was asked; from now on `cancel` and `skip_thinking` reach the run
             run.cancel()
+        if self._answer_wanted:
+            run.settle()
         finished: Finished | None = None
         votes = Votes(self.vote)
         try:
@@ -180,10 +183,6 @@ class Conversation:
                 elif not self._cancel_wanted and (tally := next(iter(run.tallies), None)) is not None:
                     votes = tally.standing(running=len(run.running), tokens=run.tokens)
                     yield votes
-                if self._cancel_wanted:
-                    run.cancel()
-                elif self._answer_wanted:
-                    run.settle()
         finally:
             self._run = None
         if finished is None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from r1local.errors import UsageError
@@ -118,13 +119,16 @@ def ensure_folder(folder: Path) -> Path:
     return folder
 
 
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write beside, sync, then rename: `path` holds the old bytes or the new ones, never a part."""
+def atomic_write(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write beside, sync, then rename: `path` holds the old bytes or the new ones, never a part.
+
+    `data`: whole, or in pieces that need not be in memory together.
+    """
     ensure_folder(path.parent)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Numbers for people."""
+"""Numbers and long texts for people."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """At most so many characters of it; where some are left out, the last one says so."""
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -34,7 +34,7 @@ from r1local.catalog import load_catalog
 from r1local.chat_types import Turn
 from r1local.errors import EngineError, ModelFileError, ModelNotFound, UsageError
 from r1local.many.row import Row
-from r1local.many.run import How
+from r1local.many.values import How
 from r1local.store import find
 from training.examine import GREEDY
 

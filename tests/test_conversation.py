@@ -31,8 +31,8 @@ Ask = Callable[..., Conversation]
 class WatchedEngine(ScriptedEngine):
     """Keeps the streams that it made, and those that it was asked to stop."""
 
-    def __init__(self, scripts: Iterable[Script], template: ChatTemplate) -> None:
-        super().__init__(scripts, template)
+    def __init__(self, scripts: Iterable[Script], template: ChatTemplate, *, n_ctx: int = 4096) -> None:
+        super().__init__(scripts, template, n_ctx=n_ctx)
         self.streams: list[Stream] = []
         self.cancelled: list[Stream] = []
 

@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 from r1local.answers import same
 from r1local.chat_types import Sampling, Turn
 from r1local.conversation import Conversation
-from r1local.engine.scripted import Script, ScriptedEngine
+from r1local.engine.scripted import Script
 from r1local.engine.stream import Request, Stream
 from r1local.errors import ContextFull, EngineError, R1Error, UsageError
 from r1local.events import AnswerDelta, Done, Event, ThinkDelta, Votes
 from r1local.many.row import Row
-from r1local.many.run import Finished, How, Run, Sample
+from r1local.many.run import Run
+from r1local.many.values import Finished, How, Sample
 from r1local.many.votes import Tally, count_table, standing_line, voted_line
 from r1local.template import ChatTemplate
 from tests.makers import CHATML
+from tests.test_conversation import WatchedEngine
 
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, top_k=10, min_p=0.1, seed=7)
 HOW = How(SAMPLING)
@@ -34,8 +36,8 @@ ENDLESS = Script(("…",) * 500, seconds_per_piece=0.01)
 Make = Callable[..., "PlannedEngine"]
 
 
-class PlannedEngine(ScriptedEngine):
-    """Plays for each request what belongs to its question, and keeps the streams and what was cancelled."""
+class PlannedEngine(WatchedEngine):
+    """Plays for each request what belongs to its question."""
 
     def __init__(self, scripts: Any, template: ChatTemplate, *, n_ctx: int = 4096) -> None:
         """`scripts`: for each request, in turn; or by a word in its prompt, again in turn."""
@@ -43,8 +45,6 @@ class PlannedEngine(ScriptedEngine):
         self.plan = {
             name: list(some) for name, some in (scripts if isinstance(scripts, dict) else {"": scripts}).items()
         }
-        self.streams: list[Stream] = []
-        self.cancelled: list[Stream] = []
         self.on_submit: Callable[[int], object] = lambda _: None
 
     @property
@@ -56,14 +56,6 @@ class PlannedEngine(ScriptedEngine):
         name = next(name for name in self.plan if name in text)
         self._scripts.append(self.plan[name].pop(0))
         stream = super().submit(request)
-        stop = stream.on_cancel
-
-        def watched(stream: Stream) -> None:
-            self.cancelled.append(stream)
-            stop(stream)
-
-        stream.on_cancel = watched
-        self.streams.append(stream)
         self.on_submit(len(self.streams))
         return stream
 

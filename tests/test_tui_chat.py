@@ -26,6 +26,7 @@ from r1local.tui.session import Setup
 from r1local.tui.widgets.reply_view import ReplyView
 from r1local.tui.widgets.turns import Question
 from tests.makers import R1_TEMPLATE_V2
+from tests.tui import until
 
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, top_k=0, min_p=0.0)
 QUESTION = "What is 47 + 85?"
@@ -86,15 +87,6 @@ class Stage:
 @pytest.fixture
 def stage() -> Stage:
     return Stage()
-
-
-async def until(pilot: Pilot[None], true: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if true():
-            await pilot.pause()
-            return
-        await pilot.pause(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 async def say(app: R1App, pilot: Pilot[None], text: str, *, wait: bool = True) -> None:

@@ -28,6 +28,7 @@ from r1local.tui.session import Setup
 from r1local.tui.widgets.reply_view import ReplyView
 from tests.makers import R1_TEMPLATE_V2
 from tests.test_terminal_chat import Screen
+from tests.tui import until
 
 QUESTION = "What is 47 + 85?"
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, top_k=0, min_p=0.0)
@@ -265,15 +266,6 @@ class Stage:
                 await scene(app, pilot)
 
         asyncio.run(main())
-
-
-async def until(pilot: Pilot[None], true: Callable[[], object], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if true():
-            await pilot.pause()
-            return
-        await pilot.pause(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 async def send(app: R1App, pilot: Pilot[None], text: str) -> None:

@@ -58,3 +58,12 @@ def cut(text: str, places: list[int]) -> list[str]:
     """The text in pieces."""
     bounds = [0, *sorted(min(place, len(text)) for place in places), len(text)]
     return [text[a:b] for a, b in pairwise(bounds)]
+
+
+async def until(pilot: Pilot[None], true: Callable[[], object], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if true():
+            await pilot.pause()
+            return
+        await pilot.pause(0.02)
+    raise AssertionError(f"not within {seconds} s")

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from r1local import paths
 from r1local.errors import DiskFull, R1Error, UsageError
+from r1local.units import shortened
 
 _MOST_BYTES = 64 << 20
 """Of a line: no reply is as long."""
@@ -28,8 +29,6 @@ _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
 _LINE = re.compile(rb'[0-9a-f]{8} \{"')
 _MOST_STARTS = 1000
 """Of lines, looked at inside a damaged one."""
-_SHOWN = 60
-"""Characters of a setting in an error."""
 
 
 class Journal:
@@ -219,13 +218,9 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
         return "unreadable ones"
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return ", ".join(
-        f"{_shown(name)} was {_shown(repr(before.get(name)))} and is {_shown(repr(now.get(name)))}"
+        f"{shortened(name)} was {shortened(repr(before.get(name)))} and is {shortened(repr(now.get(name)))}"
         for name in names[:3]
     )
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def _unwritable(path: Path, error: OSError) -> R1Error:

@@ -14,7 +14,7 @@ from r1local.engine import EngineOptions, open_engine
 from r1local.engine.loading import usable
 from r1local.errors import OutOfMemory
 from r1local.gguf_header import read_header
-from r1local.many.run import How
+from r1local.many.values import How
 from r1local.plan import Wishes, shape_of_file
 from r1local.plan.parallel import plan_parallel
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1local.many.run import Finished, How
+from r1local.many.values import Finished, How
 from r1local.store import LocalModel
 
 
@@ -36,7 +36,7 @@ def record_of(finished: Finished, model: str, settings: str) -> dict[str, Any]:
         },
         "seconds": round(chosen.seconds, 3),
         "model": model,
-        "settings": settings if not row.settings else f"{settings}+{_hash(dict(row.settings))}",
+        "settings": settings if not row.settings else f"{settings}+{settings_hash(row.settings)}",
     }
     if finished.tally is not None:
         tally = finished.tally
@@ -87,11 +87,7 @@ def made_how(how: How, local: LocalModel, **more: Any) -> dict[str, Any]:
     }
 
 
-def settings_hash(made_how: Mapping[str, Any]) -> str:
+def settings_hash(settings: Mapping[str, Any]) -> str:
     """Names a set of settings, in ten digits."""
-    return _hash(dict(made_how))
-
-
-def _hash(value: dict[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(dict(settings), sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:10]

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from r1local.batch.records import record_of
 from r1local.engine import Engine
 from r1local.many.row import Row
-from r1local.many.run import How, Run
+from r1local.many.run import Run
+from r1local.many.values import How
 from r1local.many.votes import Same
 
 Record = dict[str, Any]

@@ -16,7 +16,7 @@ from r1local.cli.chat import options_of
 from r1local.cli.output import Output
 from r1local.errors import UsageError
 from r1local.many.row import Row
-from r1local.many.run import How
+from r1local.many.values import How
 from r1local.settings import Settings
 from r1local.store import LocalModel
 from r1local.store.usage import mark_used

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,18 +15,19 @@ from typing import Any
 
 from r1local import paths
 from r1local.batch.journal import Journal
+from r1local.batch.opening import Work
 from r1local.batch.records import FIELDS, selected
 from r1local.batch.rows import read_rows
 from r1local.batch.worker import Record
 from r1local.catalog import load_catalog
 from r1local.cli.answering import Counted, Spread, answer_rows, work_of
-from r1local.cli.chat import choose_model
+from r1local.cli.chat import choose_model, sampling_of
 from r1local.cli.integrity import check_once
 from r1local.cli.output import Output
 from r1local.errors import R1Error, UsageError, suggest
 from r1local.many.row import Row
-from r1local.many.run import How
-from r1local.settings import load_settings, merge_sampling, parse_settings
+from r1local.many.values import How
+from r1local.settings import load_settings, parse_settings
 
 _FORMATS = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".txt": "lines"}
 _MOST_TEMPLATE = 1 << 20
@@ -67,9 +67,7 @@ def run_batch(flags: BatchFlags) -> None:
     if not rows:
         raise UsageError("There are no rows.", "Give a file with a prompt on each line, or JSON lines.")
     local = choose_model(catalog, settings.model, output)
-    sampling = merge_sampling(
-        local.model.sampling if local.model else catalog.sampling, configured, dataclasses.asdict(given)
-    )
+    sampling = sampling_of(catalog, local, configured, given)
     how = How(sampling, settings.max_tokens, flags.stop, settings.system or "", settings.vote or 1, flags.vote_stop)
     check_once(local, output)
     work, facts = work_of(local, how, settings, flags.spread, template=template, column=flags.column)
@@ -84,9 +82,7 @@ def run_batch(flags: BatchFlags) -> None:
         else:
             target = Path(os.path.realpath(paths.expand(flags.output)))  # a link stays one
             journal = stack.enter_context(Journal(_journal_file(target, flags.source), facts, anew=flags.restart))
-            counted = _to_file(rows, journal, target, flags, output, lambda left, take: answer_rows(
-                left, work, flags.spread, output, take
-            ))  # fmt: skip
+            counted = _to_file(rows, work, journal, target, flags, output)
         if counted is not None and counted.stopped:
             raise KeyboardInterrupt
 
@@ -108,8 +104,9 @@ def _check(flags: BatchFlags) -> None:
 
 
 def _to_file(
-    rows: list[Row], journal: Journal, target: Path, flags: BatchFlags, output: Output, answer: Any
+    rows: list[Row], work: Work, journal: Journal, target: Path, flags: BatchFlags, output: Output
 ) -> Counted | None:
+    """Answer what the journal lacks, then write the target. None where nothing was lacking."""
     left = [row for row in rows if row.key not in journal]
     if len(left) < len(rows):
         output.line(f"{len(rows) - len(left):,} of {len(rows):,} rows are answered already.")
@@ -125,7 +122,7 @@ def _to_file(
 
     try:
         if left:
-            counted = answer(left, take)
+            counted = answer_rows(left, work, flags.spread, output, take)
             output.line(str(counted))
     finally:
         journal.sync()
@@ -213,22 +210,17 @@ def _write(target: Path, rows: list[Row], journal: Journal, flags: BatchFlags) -
     if flags.as_finished:
         wanted = set(keys)
         keys = [key for key in journal.in_order() if key in wanted]
+    finished = (record for key in keys if (record := journal.get(key)) is not None)
     count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for record in finished:
+            yield (json.dumps(selected(record, flags.select), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+            count += 1
+
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name + ".")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="\n") as file:
-                for key in keys:
-                    record = journal.get(key)
-                    if record is not None:
-                        file.write(json.dumps(selected(record, flags.select), ensure_ascii=False) + "\n")
-                        count += 1
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        paths.atomic_write(target, lines())
     except OSError as error:
         raise R1Error(
             f"{target} cannot be written: {error.strerror or error}.", "Make room, then run it again."

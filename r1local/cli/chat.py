@@ -76,15 +76,11 @@ def run_chat(flags: ChatFlags) -> None:
 
         local = offer_to_pull(catalog, settings.model, missing, output, yes=flags.yes, offline=flags.offline)
 
-    def sampling_of(local: LocalModel, configured: Settings) -> Sampling:
-        known = local.model.sampling if local.model else catalog.sampling
-        return merge_sampling(known, configured, dataclasses.asdict(given))
-
-    sampling = sampling_of(local, configured)
+    sampling = sampling_of(catalog, local, configured, given)
     if on_screen:
         from r1local.cli.screen import run_screen
 
-        run_screen(catalog, lambda: _settings(flags), local, sampling_of=sampling_of, stop=flags.stop)
+        run_screen(catalog, lambda: _settings(flags), local, given=given, stop=flags.stop)
         return
     for sentence in warnings_of(catalog, local):
         output.line(sentence)
@@ -126,6 +122,12 @@ def _settings(flags: ChatFlags) -> tuple[Settings, Settings]:
     """config.toml as it is now, and with the flags over it. Raises SettingsError."""
     configured = load_settings()
     return configured, dataclasses.replace(configured, **flags.settings)
+
+
+def sampling_of(catalog: Catalog, local: LocalModel, configured: Settings, given: Settings) -> Sampling:
+    """How this model is sampled: models.toml < config.toml < the command line. Raises UsageError."""
+    known = local.model.sampling if local.model else catalog.sampling
+    return merge_sampling(known, configured, dataclasses.asdict(given))
 
 
 def choose_model(catalog: Catalog, name: str | None, output: Output | None) -> LocalModel:

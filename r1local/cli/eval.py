@@ -7,7 +7,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 from r1local import paths
 from r1local.answers import Judge
 from r1local.batch.journal import Journal
-from r1local.batch.worker import Record
 from r1local.catalog import Catalog, load_catalog
 from r1local.chat_types import Sampling, Turn
 from r1local.cli.answering import Spread, answer_rows, work_of
@@ -24,7 +24,7 @@ from r1local.cli.integrity import check_once
 from r1local.cli.output import Output
 from r1local.errors import R1Error, UsageError
 from r1local.many.row import Row
-from r1local.many.run import How
+from r1local.many.values import How
 from r1local.scores.grading import Graded, grade
 from r1local.scores.hub_sets import Access
 from r1local.scores.plot import can_plot, draw_plot, terminal_plot
@@ -76,12 +76,13 @@ def run_eval(flags: EvalFlags) -> None:
             for local in models:
                 check_once(local, output)
                 sampling = _sampling(catalog, local, protocol, settings)
-                records, stopped = _answered(local, rows, sampling, protocol, settings, flags, folder, output)
-                graded[local.name] = [
-                    grade(problem, record, judge)
-                    for problem, row in zip(_repeated(asked.problems, protocol.samples), rows, strict=True)
-                    if (record := records.get(row.key)) is not None
-                ]
+                how = How(sampling, protocol.max_tokens, system=settings.system or "")
+                with _answered(local, rows, how, settings, flags, folder, output) as (journal, stopped):
+                    graded[local.name] = [
+                        grade(problem, record, judge)
+                        for problem, row in zip(_repeated(asked.problems, protocol.samples), rows, strict=True)
+                        if (record := journal.get(row.key)) is not None
+                    ]
                 if stopped:
                     break
             published = {
@@ -157,18 +158,11 @@ def _sampling(catalog: Catalog, local: LocalModel, protocol: Protocol, settings:
     return merge_sampling(known, Settings(), dataclasses.asdict(settings) | {"seed": None})
 
 
+@contextmanager
 def _answered(
-    local: LocalModel,
-    rows: list[Row],
-    sampling: Sampling,
-    protocol: Protocol,
-    settings: Settings,
-    flags: EvalFlags,
-    folder: Path,
-    output: Output,
-) -> tuple[dict[str, Record], bool]:
-    """The records of all finished rows by their keys, and whether it was stopped before the last one."""
-    how = How(sampling, protocol.max_tokens, system=settings.system or "")
+    local: LocalModel, rows: list[Row], how: How, settings: Settings, flags: EvalFlags, folder: Path, output: Output
+) -> Iterator[tuple[Journal, bool]]:
+    """The journal with the replies to all rows, and whether it was stopped before the last one."""
     work, facts = work_of(local, how, settings, flags.spread)
     with Journal(folder / f"{_file_name(local.name)}.journal", facts, anew=flags.restart) as journal:
         left = [row for row in rows if row.key not in journal]
@@ -182,8 +176,7 @@ def _answered(
             output.line(f"{local.name}: {counted}")
             journal.sync()
             stopped = counted.stopped
-        records = {row.key: record for row in rows if (record := journal.get(row.key)) is not None}
-    return records, stopped
+        yield journal, stopped
 
 
 def _file_name(name: str) -> str:

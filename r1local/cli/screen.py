@@ -10,8 +10,7 @@ from typing import Any
 from r1local import hardware
 from r1local.answers import Judge
 from r1local.catalog import Catalog
-from r1local.chat_types import Sampling
-from r1local.cli.chat import options_for, real_one, template_warnings, warnings_of
+from r1local.cli.chat import options_for, real_one, sampling_of, template_warnings, warnings_of
 from r1local.cli.integrity import check_silently
 from r1local.cli.plan_view import plan_line
 from r1local.engine import Engine, LlamaEngine, open_engine
@@ -27,10 +26,10 @@ def run_screen(
     settings: Callable[[], tuple[Settings, Settings]],
     local: LocalModel,
     *,
-    sampling_of: Callable[[LocalModel, Settings], Sampling],
+    given: Settings,
     stop: tuple[str, ...],
 ) -> None:
-    """Until the user leaves. `settings` reads config.toml: without and with what the command line says.
+    """Until the user leaves. `settings` reads config.toml: without and with what the command line says, `given`.
 
     Raises R1Error when the conversations cannot be opened.
     """
@@ -60,7 +59,12 @@ def run_screen(
     def setup(local: LocalModel) -> Setup:
         configured, all_told = settings()
         return Setup(
-            sampling_of(local, configured), all_told.max_tokens, stop, all_told.system or "", samples(), judge.same
+            sampling_of(catalog, local, configured, given),
+            all_told.max_tokens,
+            stop,
+            all_told.system or "",
+            samples(),
+            judge.same,
         )
 
     def about(engine: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from r1local.answers import final_answer
 from r1local.events import Votes
 from r1local.terminal import clean_line
+from r1local.units import shortened
 
 _WIDEST = 32
 """Characters of an answer in a table."""
@@ -134,5 +135,4 @@ def count_table(votes: Votes) -> list[str]:
 
 
 def _short(answer: str) -> str:
-    line = clean_line(answer)
-    return line if len(line) <= _WIDEST else line[: _WIDEST - 1] + "…"
+    return shortened(clean_line(answer), _WIDEST)
